@@ -1,0 +1,39 @@
+"""mixonomy: train, evaluate, resume and explain MLP-Mixer image classifiers.
+
+Names are imported when they are first used, so that `import mixonomy` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "create": "mixonomy.models",
+    "list_models": "mixonomy.models",
+    "Recipe": "mixonomy.recipe",
+    "load": "mixonomy.api",
+    "save": "mixonomy.api",
+    "train": "mixonomy.api",
+    "evaluate": "mixonomy.api",
+    "predict": "mixonomy.api",
+    "open_source": "mixonomy.data",
+}
+
+__all__ = ["Recipe", "create", "evaluate", "list_models", "load", "open_source", "predict", "save", "train"]
+
+if TYPE_CHECKING:
+    from mixonomy.api import evaluate, load, predict, save, train
+    from mixonomy.data import open_source
+    from mixonomy.models import create, list_models
+    from mixonomy.recipe import Recipe
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'mixonomy' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

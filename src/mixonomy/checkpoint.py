@@ -1,0 +1,162 @@
+"""Checkpoints of a training run: everything that the next step depends on, written so that nothing is ever half there.
+
+One checkpoint is one .safetensors file: tensors under "model/", "average/", "best/" and "optimizer/", and a JSON text
+in its header with the format, the position and a checksum of the tensors. Random numbers need no state: they are
+pure functions of the seed and the step.
+"""
+
+import hashlib
+import json
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from mixonomy.models.files import write_atomically
+
+FORMAT = 1
+KEEP = 2  # the newest, and the one before it in case the newest is damaged
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Args:
+      step: optimizer steps done.
+      seen: training samples seen; the position in the stream.
+      seconds: spent training so far, over all starts.
+      best_top1, best_step: of the best validation score so far; None before the first.
+      log_bytes: length of metrics.jsonl at this point; what comes after it was written by steps that are redone.
+    """
+
+    step: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+    best_top1: float | None = None
+    best_step: int | None = None
+    log_bytes: int = 0
+
+
+class Checkpoints:
+    """The checkpoints/ folder of a run; writes in a thread, one checkpoint at a time."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._pool = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
+
+    def save(self, tensors: dict[str, Tensor], progress: Progress) -> None:
+        """Copies the tensors now and writes them soon; waits for the write before this one.
+
+        Raises:
+          OSError: if the write before this one failed.
+        """
+        self.wait()
+        copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        self._writing = self._pool.submit(self._write, copies, progress)
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint is on disk.
+
+        Raises:
+          OSError: if it could not be written.
+        """
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def newest(self) -> tuple[dict[str, Tensor], Progress, list[str]] | None:
+        """The newest checkpoint that is whole: (tensors, progress, what was wrong with newer ones).
+
+        Returns:
+          None if there is no checkpoint yet.
+        Raises:
+          ValueError: if there are checkpoints and all are damaged, or one is of a newer format.
+        """
+        damaged: list[str] = []
+        for path in reversed(self._paths()):
+            try:
+                return *_read(path), damaged
+            except _Damaged as error:
+                damaged.append(str(error))
+        if damaged:
+            raise ValueError(f"no usable checkpoint: {'; '.join(damaged)}; start again in another --out.")
+        return None
+
+    def clear(self) -> None:
+        """Removes all checkpoints, once the run is done and its model is written."""
+        self.wait()
+        for path in self._paths():
+            path.unlink()
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.safetensors"))
+
+    def _write(self, tensors: dict[str, Tensor], progress: Progress) -> None:
+        content = {"format": FORMAT, "progress": asdict(progress), "sha256": _checksum(tensors)}
+        path = self.folder / f"step-{progress.step:09d}.safetensors"
+        write_atomically(path, save(tensors, metadata={"mixonomy": json.dumps(content)}))
+        for old in self._paths()[:-KEEP]:
+            old.unlink()
+
+
+def optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The optimizers' state, by "PARAMETER/KEY" (a parameter is in one optimizer only)."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        f"{names[id(parameter)]}/{key}": value
+        for optimizer in optimizers
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimizers(
+    tensors: dict[str, Tensor], model: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> None:
+    """The reverse of `optimizer_tensors`."""
+    parameters = dict(model.named_parameters())
+    owners = {id(p): o for o in optimizers for group in o.param_groups for p in group["params"]}
+    for name, tensor in tensors.items():
+        parameter_name, _, key = name.rpartition("/")
+        parameter = parameters[parameter_name]
+        owners[id(parameter)].state[parameter][key] = tensor.to(parameter.device)
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with "PREFIX/", without it."""
+    return {name.removeprefix(f"{prefix}/"): t for name, t in tensors.items() if name.startswith(f"{prefix}/")}
+
+
+class _Damaged(Exception):
+    """A checkpoint that is not what was written."""
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Progress]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            content: dict[str, Any] = json.loads((file.metadata() or {})["mixonomy"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise _Damaged(f"{path.name} cannot be read ({error})") from None
+    if content["format"] > FORMAT:
+        raise ValueError(f"{path} has format {content['format']}, this version reads up to {FORMAT}; update mixonomy.")
+    if _checksum(tensors) != content["sha256"]:
+        raise _Damaged(f"{path.name} does not match its checksum")
+    return tensors, Progress(**content["progress"])
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

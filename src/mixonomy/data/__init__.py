@@ -1,0 +1,20 @@
+"""Data: sources, splits, the resumable stream, augmentation, and batches."""
+
+from mixonomy.data.loading import Batch, EvalData, TrainData, default_workers, train_data
+from mixonomy.data.sources import Source, Split, known_sources, open_source
+from mixonomy.data.splits import Plan, hold_out, plan_splits
+
+__all__ = [
+    "Batch",
+    "EvalData",
+    "Plan",
+    "Source",
+    "Split",
+    "TrainData",
+    "default_workers",
+    "hold_out",
+    "known_sources",
+    "open_source",
+    "plan_splits",
+    "train_data",
+]

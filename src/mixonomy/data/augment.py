@@ -1,0 +1,100 @@
+"""Augmentation of a whole uint8 batch at once, each image with random numbers of its own.
+
+The per-sample path (`transforms.py`) draws from the same distributions; a test compares the two.
+
+Axes: B images, c image channels, H and W pixels.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mixonomy.data import stream
+from mixonomy.data.boxes import DRAWS, Boxes, or_central_box, random_boxes
+from mixonomy.recipe import Augment
+
+DEFAULT_PAD = 4
+DEFAULT_MIN_AREA = 0.05  # inception crop; big_vision pp/ops_image.py (inception_crop, area_min=5)
+CROP_RATIO = (3 / 4, 4 / 3)
+ERASE_AREA, ERASE_RATIO = (0.02, 1 / 3), (0.3, 3.3)  # torchvision's and timm's RandomErasing
+ERASE_VALUE = 127  # the middle of the range of pixels
+
+# The purposes for which one sample draws random numbers, see `stream.uniforms`.
+CROP, FLIP, ERASE, CUTMIX, MIXUP = range(5)
+
+
+def augment_batch(images: Tensor, keys: stream.UInts, config: Augment, image_size: tuple[int, int]) -> Tensor:
+    """Crops, flips and erases; does not mix images.
+
+    Args:
+      images: uint8 [B, c, H, W], all of one size; equal to `image_size` unless the crop is inception.
+      keys: [B] from `stream.sample_keys`.
+    Returns:
+      uint8 [B, c, *image_size].
+    """
+    if config.crop == "inception":
+        draws = stream.uniforms(keys, DRAWS, CROP)
+        area = (config.min_area or DEFAULT_MIN_AREA, 1.0)
+        size = (images.shape[2], images.shape[3])
+        boxes = random_boxes(draws, size, area=area, ratio=CROP_RATIO, whole=True)
+        images = resized_crops(images, or_central_box(boxes, size, CROP_RATIO), image_size)
+    elif config.crop == "pad":
+        images = shifted(images, stream.uniforms(keys, 2, CROP), config.pad or DEFAULT_PAD)
+    if config.flip:
+        flips = torch.from_numpy(stream.uniforms(keys, 1, FLIP)[:, 0] < 0.5).to(images.device)
+        images = torch.where(flips.view(-1, 1, 1, 1), images.flip(3), images)
+    if config.erase_prob:
+        draws = stream.uniforms(keys, DRAWS + 1, ERASE)
+        boxes = random_boxes(draws[:, 1:], image_size, area=ERASE_AREA, ratio=ERASE_RATIO, whole=False)
+        boxes[draws[:, 0] >= config.erase_prob, 2:] = 0
+        images = images.masked_fill(inside(boxes, image_size).to(images.device), ERASE_VALUE)
+    return images
+
+
+def shifted(images: Tensor, draws: NDArray[np.float64], pad: int) -> Tensor:
+    """Shifts each image by -pad to pad pixels in both directions; black comes in. draws [B, 2] in [0, 1)."""
+    height, width = images.shape[2:]
+    offsets = torch.from_numpy((draws * (2 * pad + 1)).astype(np.int64)).to(images.device)
+    padded = torch.nn.functional.pad(images, (pad,) * 4)
+    rows = offsets[:, :1] + torch.arange(height, device=images.device)  # [B, H]
+    columns = offsets[:, 1:] + torch.arange(width, device=images.device)  # [B, W]
+    batch = torch.arange(len(images), device=images.device).view(-1, 1, 1)
+    picked = padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]  # [B, H, W, c]
+    return picked.permute(0, 3, 1, 2)
+
+
+def resized_crops(images: Tensor, boxes: Boxes, image_size: tuple[int, int]) -> Tensor:
+    """Cuts a box out of each image and stretches it to `image_size`, bilinear and antialiased.
+
+    Resizing is linear and separable, so it is one small matrix per image and axis.
+    """
+    top, left, height, width = torch.from_numpy(boxes).to(images.device).float().unbind(1)
+    rows = _resize_weights(top, height, images.shape[2], image_size[0])  # [B, h, H]
+    columns = _resize_weights(left, width, images.shape[3], image_size[1])  # [B, w, W]
+    out = rows[:, None] @ images.float() @ columns[:, None].transpose(2, 3)  # [B, c, h, w]
+    return out.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _resize_weights(start: Tensor, length: Tensor, size_in: int, size_out: int) -> Tensor:
+    """[B, size_out, size_in]: what share of each input pixel goes into each output pixel.
+
+    A triangle around the output pixel's place in the input, as wide as the scale (at least one pixel).
+    Source: Pillow libImaging/Resample.c (bilinear filter), which torch's antialiased resize follows.
+    """
+    scale = (length / size_out).view(-1, 1, 1)
+    support = scale.clamp(min=1.0)
+    centre = (torch.arange(size_out, device=start.device) + 0.5).view(1, -1, 1) * scale  # from the box's edge
+    place = torch.arange(size_in, device=start.device).view(1, 1, -1) - start.view(-1, 1, 1)
+    weights = (1.0 - (place + 0.5 - centre).abs() / support).clamp(min=0.0)
+    weights = weights * ((place >= 0) & (place < length.view(-1, 1, 1)))
+    return weights / weights.sum(2, keepdim=True)
+
+
+def inside(boxes: Boxes, image_size: tuple[int, int]) -> Tensor:
+    """Which pixels lie in each image's box: bool [B, 1, H, W]."""
+    top, left, height, width = torch.from_numpy(boxes).view(-1, 4, 1, 1).unbind(1)
+    rows = torch.arange(image_size[0]).view(1, -1, 1)
+    columns = torch.arange(image_size[1]).view(1, 1, -1)
+    mask = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
+    return mask[:, None]

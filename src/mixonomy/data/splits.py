@@ -1,0 +1,82 @@
+"""Which samples train, which choose, and which are scored once at the end."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixonomy.data.sources import Source, Split
+
+TEST_SHARE = 0.1  # of a source that has a train split and nothing else
+_SPLIT_SEED = "mixonomy split 0"  # fixed: runs with other seeds are scored on the same images
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The splits of one training run.
+
+    Args:
+      train: what gradients see.
+      val: what chooses (best checkpoint, early stop); None if nothing is held out.
+      test: what is scored once, at the end.
+      test_name: the source's own name for it, "val" where it has no other.
+    """
+
+    train: Split
+    val: Split | None
+    test: Split
+    test_name: str
+
+    def describe(self) -> str:
+        """One line for people."""
+        val = f"{len(self.val):,} validation" if self.val else "no validation"
+        return f"{len(self.train):,} training, {val} and {len(self.test):,} test images"
+
+
+def plan_splits(source: Source, val_share: float) -> Plan:
+    """Decides the splits by the rule that test is scored once and never chooses.
+
+    A source's own val split chooses if it has a test split too. A source whose only other split is val
+    is scored on it, and validation data comes out of train. Held-out slices are stratified by class and
+    depend on the images' names only, not on their order or the seed.
+
+    Args:
+      val_share: share of train to hold out where no val split can choose; 0 holds out nothing.
+    """
+    train, val, test, test_name = source.splits["train"], None, source.splits.get("test"), "test"
+    if test is not None:
+        val = source.splits.get("val")
+    elif "val" in source.splits:
+        test, test_name = source.splits["val"], "val"
+    else:
+        train, test = hold_out(train, TEST_SHARE)
+        test_name = f"a tenth of {source.name}"
+    if val is None and val_share > 0:
+        train, val = hold_out(train, val_share)
+    return Plan(train, val, test, test_name)
+
+
+def hold_out(split: Split, share: float) -> tuple[Split, Split]:
+    """Splits off a stratified share: (rest, held out).
+
+    Of each class, `share` of its images (rounded, at least one if it has two) whose hashed names come first.
+
+    Raises:
+      ValueError: if the split is too small to hold out anything.
+    """
+    ranks = np.array([_rank(name) for name in split.names], dtype=np.uint64)
+    held: list[NDArray[np.int64]] = []
+    for label in np.unique(split.labels):
+        members = np.flatnonzero(split.labels == label)
+        count = max(round(share * len(members)), 1) if len(members) > 1 else 0
+        held.append(members[np.argsort(ranks[members], kind="stable")][:count])
+    chosen = np.zeros(len(split), dtype=bool)
+    chosen[np.concatenate(held)] = True
+    if not chosen.any():
+        raise ValueError(f"{len(split)} images, no class with two, are too few to hold out {share:.0%}.")
+    return split.pick(np.flatnonzero(~chosen)), split.pick(np.flatnonzero(chosen))
+
+
+def _rank(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{_SPLIT_SEED}/{name}".encode()).digest()[:8], "little")

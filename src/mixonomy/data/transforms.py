@@ -1,0 +1,78 @@
+"""Transforms of one image: the evaluation crops, and the per-sample path of training.
+
+Axes: c image channels, H and W pixels.
+"""
+
+import torch
+from torch import Tensor
+
+from mixonomy.data.augment import CROP_RATIO, DEFAULT_MIN_AREA, DEFAULT_PAD, ERASE_AREA, ERASE_RATIO, ERASE_VALUE
+from mixonomy.preprocessing import Preprocessing
+from mixonomy.recipe import Augment
+
+DEFAULT_MAGNITUDE = 10
+
+
+def evaluation_crop(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 [c, H, W] of any size -> uint8 [c, *image_size], bilinear and antialiased.
+
+    Source: MLP-Mixer paper, appendix C.
+    """
+    from torchvision.transforms.v2 import functional
+
+    height, width = preprocessing.image_size
+    if tuple(pixels.shape[1:]) == (height, width) and (preprocessing.crop == "squash" or preprocessing.resize == 1):
+        return pixels
+    if preprocessing.crop == "squash":
+        return functional.resize(pixels, [height, width], antialias=True)
+    larger = (height * preprocessing.resize, width * preprocessing.resize)
+    if preprocessing.crop == "resmall":
+        scale = max(larger[0] / pixels.shape[1], larger[1] / pixels.shape[2])
+        larger = (pixels.shape[1] * scale, pixels.shape[2] * scale)
+    size = [max(round(larger[0]), height), max(round(larger[1]), width)]
+    return functional.center_crop(functional.resize(pixels, size, antialias=True), [height, width])
+
+
+class TrainTransform:
+    """One training image by torchvision's transforms, with a random state of its own.
+
+    Args:
+      config: the recipe's augmentation, without the mixing of images.
+      preprocessing: of evaluation; gives the size, and the crop where the recipe has none.
+    """
+
+    def __init__(self, config: Augment, preprocessing: Preprocessing):
+        from torchvision.transforms import v2
+
+        size = list(preprocessing.image_size)
+        self.preprocessing = preprocessing
+        self.crop = config.crop
+        steps: list[torch.nn.Module] = []
+        if config.crop == "inception":
+            area = (config.min_area or DEFAULT_MIN_AREA, 1.0)
+            steps.append(v2.RandomResizedCrop(size, scale=area, ratio=CROP_RATIO, antialias=True))
+        elif config.crop == "pad":
+            steps.append(v2.RandomCrop(size, padding=config.pad or DEFAULT_PAD))
+        if config.flip:
+            steps.append(v2.RandomHorizontalFlip())
+        if config.randaugment_layers:
+            magnitude = config.randaugment_magnitude
+            magnitude = DEFAULT_MAGNITUDE if magnitude is None else magnitude
+            # On a PIL image, where these operations are several times faster than on a uint8 tensor.
+            steps += [v2.ToPILImage(), v2.RandAugment(config.randaugment_layers, magnitude), v2.PILToTensor()]
+        if config.erase_prob:
+            steps.append(
+                v2.RandomErasing(config.erase_prob, scale=ERASE_AREA, ratio=ERASE_RATIO, value=[float(ERASE_VALUE)])
+            )
+        self.steps = v2.Compose(steps) if steps else v2.Identity()
+
+    def __call__(self, pixels: Tensor, key: int) -> Tensor:
+        """uint8 [c, H, W] -> uint8 [c, *image_size]; the result depends on the pixels and the key alone.
+
+        Seeds torch's process-wide generator and puts its state back; not for threads.
+        """
+        if self.crop != "inception":
+            pixels = evaluation_crop(pixels, self.preprocessing)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key)
+            return self.steps(pixels)

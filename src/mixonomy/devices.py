@@ -1,0 +1,73 @@
+"""What the device can do: which one to use, which precision suits it, and how its memory is kept.
+
+Nothing here measures: `auto` resolves by a table of abilities, so the same machine always gives the same numerics.
+"""
+
+import contextlib
+import ctypes
+import sys
+from typing import Literal
+
+import torch
+
+Precision = Literal["fp32", "bf16"]
+
+
+def resolve_device(name: str = "auto") -> torch.device:
+    """cuda if there is one, else mps, else cpu; or the one that is named.
+
+    Raises:
+      ValueError: if the named device is unknown or not in this machine.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(device for device, there in available.items() if there))
+    kind = name.split(":")[0]
+    there = [device for device, is_there in available.items() if is_there]
+    if kind not in available:
+        raise ValueError(f"unknown device {name!r}; use auto, {', '.join(there)}.")
+    if kind not in there:
+        raise ValueError(f"device {name!r} is not available here; use auto or {', '.join(there)}.")
+    if kind == "cuda" and ":" in name and int(name.split(":")[1]) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r} is not available here; there are {torch.cuda.device_count()} GPUs.")
+    return torch.device(name)
+
+
+def resolve_precision(name: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
+    """auto: bf16 where the device multiplies bfloat16 matrices in hardware, else fp32."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    if device.type == "cpu":
+        abilities = torch.cpu.get_capabilities()
+        return "bf16" if abilities.get("avx512_bf16") or abilities.get("amx_bf16") else "fp32"
+    return "fp32"
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:
+    """The context in which a model computes."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def prepare(device: torch.device) -> None:
+    """Settings for the whole process: fast float32 products on a GPU, kept memory on a CPU under Linux.
+
+    A training step on a CPU asks for the same large buffers again and again. glibc gives each back to the kernel and
+    gets it anew, page by page, zeroed; told to keep them, the step of a small Mixer is a fifth faster
+    (`benchmarks/train.py`). The price: memory that was freed stays with the process.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = "tf32"
+        torch.backends.cudnn.conv.fp32_precision = "tf32"
+    elif device.type == "cpu" and sys.platform == "linux":
+        with contextlib.suppress(AttributeError, OSError):  # another C library
+            mallopt = ctypes.CDLL(None).mallopt
+            for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 64 * 2**20)):
+                mallopt(parameter, value)
+
+
+# Source: glibc malloc/malloc.h.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4

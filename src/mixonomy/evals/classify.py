@@ -1,0 +1,181 @@
+"""Scores a classifier on labelled images: one pass, exact sums, everything else derived from them.
+
+Axes: B images in a batch, N images in all, K classes.
+"""
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+CALIBRATION_BINS = 15  # Guo et al. 2017, "On calibration of modern neural networks", section 4
+CONFUSION_CLASSES = 1000  # above this the K x K matrix is left out; per-class scores stay
+NUM_WORST = 24
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A wrong prediction: which image, its label, what was predicted with which probability."""
+
+    index: int
+    label: int
+    predicted: int
+    prob: float
+    label_prob: float
+
+
+@dataclass
+class Classification:
+    """Sums over scored images, and the measures that follow from them.
+
+    Args:
+      num_classes: K.
+    """
+
+    num_classes: int
+    n: int = 0
+    top5_correct: int = 0
+    nll_sum: float = 0.0
+    hits: NDArray[np.int64] = field(init=False)
+    labelled: NDArray[np.int64] = field(init=False)
+    predicted: NDArray[np.int64] = field(init=False)
+    confusion: NDArray[np.int64] | None = field(init=False)
+    bin_counts: NDArray[np.int64] = field(init=False)
+    bin_correct: NDArray[np.int64] = field(init=False)
+    bin_confidence: NDArray[np.float64] = field(init=False)
+    _worst: list[tuple[float, int, Mistake]] = field(default_factory=list)
+
+    def __post_init__(self):
+        k = self.num_classes
+        self.hits, self.labelled, self.predicted = (np.zeros(k, np.int64) for _ in range(3))
+        self.confusion = np.zeros((k, k), np.int64) if k <= CONFUSION_CLASSES else None
+        self.bin_counts, self.bin_correct = (np.zeros(CALIBRATION_BINS, np.int64) for _ in range(2))
+        self.bin_confidence = np.zeros(CALIBRATION_BINS)
+
+    def add(self, probs: Tensor, labels: Tensor) -> None:
+        """Adds a batch: probabilities float64 [B, K], labels int64 [B], both on the CPU."""
+        top = probs.topk(min(5, self.num_classes), dim=1).indices
+        predicted, confidence = top[:, 0], probs.gather(1, top[:, :1])[:, 0]
+        label_prob = probs.gather(1, labels[:, None])[:, 0]
+        correct = (predicted == labels).numpy()
+        p, y = predicted.numpy(), labels.numpy()
+        k = self.num_classes
+        self.hits += np.bincount(y[correct], minlength=k)
+        self.labelled += np.bincount(y, minlength=k)
+        self.predicted += np.bincount(p, minlength=k)
+        if self.confusion is not None:
+            self.confusion += np.bincount(y * k + p, minlength=k * k).reshape(k, k)
+        bins = np.minimum((confidence.numpy() * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
+        self.bin_counts += np.bincount(bins, minlength=CALIBRATION_BINS)
+        self.bin_correct += np.bincount(bins[correct], minlength=CALIBRATION_BINS)
+        self.bin_confidence += np.bincount(bins, weights=confidence.numpy(), minlength=CALIBRATION_BINS)
+        self.nll_sum -= float(label_prob.clamp(min=1e-45).log().sum())
+        self.top5_correct += int((top == labels[:, None]).sum())
+        for i in np.flatnonzero(~correct):
+            mistake = Mistake(self.n + int(i), int(y[i]), int(p[i]), float(confidence[i]), float(label_prob[i]))
+            item = (mistake.prob - mistake.label_prob, -mistake.index, mistake)
+            (heapq.heappush if len(self._worst) < NUM_WORST else heapq.heappushpop)(self._worst, item)
+        self.n += len(y)
+
+    @property
+    def top1(self) -> float:
+        """Share of images whose most probable class is the label."""
+        return int(self.hits.sum()) / self.n
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error: |accuracy - confidence|, weighted over 15 bins of equal width.
+
+        Source: Guo et al. 2017, "On calibration of modern neural networks", equation 3.
+        """
+        return float(np.abs(self.bin_correct - self.bin_confidence).sum()) / self.n
+
+    def per_class(self) -> list[dict[str, float | int | None]]:
+        """Precision, recall, F1 and number of images of each class; None where nothing was labelled or predicted."""
+        rows = []
+        for hits, labelled, predicted in zip(self.hits, self.labelled, self.predicted, strict=True):
+            rows.append(
+                {
+                    "precision": float(hits / predicted) if predicted else None,
+                    "recall": float(hits / labelled) if labelled else None,
+                    "f1": float(2 * hits / (labelled + predicted)) if labelled + predicted else None,
+                    "n": int(labelled),
+                }
+            )
+        return rows
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 over the classes that occur among labels or predictions (scikit-learn's rule)."""
+        return float(np.mean([row["f1"] for row in self.per_class() if row["f1"] is not None]))
+
+    def scores(self) -> Iterator[tuple[str, float]]:
+        """(name, value) of the headline measures."""
+        yield "top1", self.top1
+        yield "top5", self.top5_correct / self.n
+        yield "nll", self.nll_sum / self.n
+        yield "ece", self.ece
+        yield "macro_f1", self.macro_f1
+        yield "n", self.n
+
+    def worst(self) -> list[Mistake]:
+        """The most confident mistakes, worst first."""
+        return [mistake for *_, mistake in sorted(self._worst, key=lambda item: item[:2], reverse=True)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        return {
+            **dict(self.scores()),
+            "per_class": self.per_class(),
+            "confusion": None if self.confusion is None else self.confusion.tolist(),
+            "calibration": {
+                "counts": self.bin_counts.tolist(),
+                "correct": self.bin_correct.tolist(),
+                "confidence": self.bin_confidence.tolist(),
+            },
+            "worst": [vars(mistake) for mistake in self.worst()],
+        }
+
+
+def classify(
+    predict: Callable[[Tensor], Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    label_map: Tensor | None = None,
+) -> Classification:
+    """Scores all images of a split, each exactly once.
+
+    Args:
+      predict: uint8 images [B, c, H, W] -> probabilities [B, K].
+      batches: pairs of uint8 images and int64 labels.
+      label_map: int64, the model's class for each label of the data; the same if not given.
+    """
+    result = Classification(num_classes)
+    for images, labels in batches:
+        labels = labels if label_map is None else label_map[labels]
+        result.add(predict(images).double().cpu(), labels)
+    return result
+
+
+def map_classes(model_names: tuple[str, ...], data_names: tuple[str, ...]) -> Tensor | None:
+    """The model's class number for each class of the data, matched by name; None if they are the same.
+
+    Raises:
+      ValueError: if the data has a class that the model does not know; scores would be silently wrong.
+    """
+    if model_names == data_names:
+        return None
+    numbers = {name: i for i, name in enumerate(model_names)}
+    unknown = [name for name in data_names if name not in numbers]
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise ValueError(
+            f"the data has classes that the model does not know: {', '.join(unknown[:5])}{more}; "
+            f"the model knows {', '.join(model_names[:5])}{' ...' if len(model_names) > 5 else ''}."
+        )
+    return torch.tensor([numbers[name] for name in data_names])

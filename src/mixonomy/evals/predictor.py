@@ -1,0 +1,47 @@
+"""A model as evaluation uses it: uint8 images in, probabilities out, with the precision it was trained in.
+
+Axes: B images, c image channels, H and W pixels, K classes.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mixonomy.devices import Precision, autocast
+from mixonomy.preprocessing import Preprocessing
+
+
+def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """uint8 [B, c, H, W] -> float32 of the same shape: scaled to [0, 1], less the mean, over the deviation."""
+    mean, std = (images.new_tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    return (images.float() / 255.0 - mean) / std
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Calls a model on uint8 images.
+
+    Args:
+      loss: what the model was trained with; decides whether logits become probabilities by softmax or sigmoid.
+    """
+
+    model: nn.Module
+    preprocessing: Preprocessing
+    device: torch.device
+    precision: Precision
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 [B, c, H, W] -> float32 probabilities [B, K]; for sigmoid each class on its own, then scaled to 1."""
+        was_training = self.model.training
+        self.model.eval()
+        with autocast(self.device, self.precision):
+            logits = self.model(normalise(images.to(self.device), self.preprocessing))
+        self.model.train(was_training)
+        if self.loss == "softmax":
+            return logits.float().softmax(1)
+        probs = logits.float().sigmoid()
+        return probs / probs.sum(1, keepdim=True)

@@ -1,0 +1,22 @@
+"""Models: built by name, and read from files of weights."""
+
+from mixonomy.models.create import create, create_from, list_models
+from mixonomy.models.files import load_weights, read_npz, read_safetensors, save_model
+from mixonomy.models.info import ModelInfo, info_of, set_info
+from mixonomy.models.mixer import SPECS, Mixer, MixerSize
+
+__all__ = [
+    "SPECS",
+    "Mixer",
+    "MixerSize",
+    "ModelInfo",
+    "create",
+    "create_from",
+    "info_of",
+    "list_models",
+    "load_weights",
+    "read_npz",
+    "read_safetensors",
+    "save_model",
+    "set_info",
+]

@@ -1,0 +1,43 @@
+"""What travels with a model's weights: how it was built, what its classes are called, how images are prepared."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from mixonomy.preprocessing import Preprocessing
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Everything beside the weights that makes a classifier usable.
+
+    Args:
+      arguments: of `mixonomy.create`, JSON values; empty for a module of the user's own.
+      class_names: in label order; empty if unknown.
+      preprocessing: from an image file to the model's input.
+    """
+
+    arguments: dict[str, Any]
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...] = ()
+
+
+def set_info(model: nn.Module, info: ModelInfo) -> None:
+    """Attaches the information to a model."""
+    object.__setattr__(model, "mixonomy_info", info)
+
+
+def info_of(model: nn.Module) -> ModelInfo:
+    """The information attached to a model.
+
+    Raises:
+      ValueError: if there is none, as for a module that neither `create`, `load` nor `train` has seen.
+    """
+    info = getattr(model, "mixonomy_info", None)
+    if info is None:
+        raise ValueError(
+            f"this {type(model).__name__} has no class names and preprocessing; "
+            f"train it by mixonomy.train, or attach them by mixonomy.models.set_info."
+        )
+    return info

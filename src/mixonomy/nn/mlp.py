@@ -1,0 +1,49 @@
+"""The two MLPs of MLP-Mixer: one acts on the channels of a token, one on the tokens of a channel.
+
+Axes: B images, S tokens, C channels.
+"""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+Gelu = Literal["tanh", "erf"]
+
+
+class MLP(nn.Module):
+    """Mixes the last axis with two linear layers and a GELU in between; the other axes do not meet.
+
+    Args:
+      dim: size of the last axis, kept by the layer.
+      hidden_dim: width between the two linear layers.
+      gelu: "tanh" is JAX's approximation, needed for Google's weights; "erf" is exact, as timm uses.
+      dropout: probability after the GELU and after the second linear layer.
+    Source: MLP-Mixer paper, equation 1; vision_transformer vit_jax/models_mixer.py (MlpBlock).
+    """
+
+    def __init__(self, dim: int, hidden_dim: int, *, gelu: Gelu = "tanh", dropout: float = 0.0):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.act = nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
+        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., dim] -> [..., dim], float."""
+        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
+
+
+class TokenMLP(MLP):
+    """Mixes the tokens of each channel with one MLP that all channels share.
+
+    Args:
+      num_tokens: S; the weights fix it, another resolution needs other weights.
+      tokens_mlp_dim: D_S, width between the two linear layers.
+    """
+
+    def __init__(self, num_tokens: int, tokens_mlp_dim: int, *, gelu: Gelu = "tanh", dropout: float = 0.0):
+        super().__init__(num_tokens, tokens_mlp_dim, gelu=gelu, dropout=dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, S, C] -> [B, S, C], float."""
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)  # [B, S, C] -> [B, C, S] and back

@@ -1,0 +1,206 @@
+"""The typed description of one experiment: everything that decides its numbers, and nothing else.
+
+A recipe is frozen, knows all its keys (another one is an error) and survives JSON unchanged. Fields whose
+default is None belong to one choice only; giving them beside another choice is an error, not a silence.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mixonomy.durations import Duration, Length
+from mixonomy.preprocessing import EvalCrop
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0, allow_inf_nan=False)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """Base of all parts of a recipe: frozen, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    def _refuse_ignored(self, choice: str, owners: dict[str, tuple[str, ...]]) -> None:
+        """Refuses a field that the chosen variant does not read."""
+        chosen = getattr(self, choice)
+        for field, allowed in owners.items():
+            if getattr(self, field) is not None and chosen not in allowed:
+                raise ValueError(f"{field} has no effect with {choice}={chosen}; it belongs to {' and '.join(allowed)}")
+
+
+class Model(Section):
+    """Which model. Sizes that are not given come from the name's table."""
+
+    name: str = "mixer"
+    """A name from `mixonomy list models`, or "mixer" with all five sizes given."""
+    patch_size: Count | None = None
+    """P, in pixels."""
+    hidden_dim: Count | None = None
+    """C, channels of a token."""
+    num_blocks: Count | None = None
+    """Number of blocks."""
+    tokens_mlp_dim: Count | None = None
+    """D_S, width of the token MLP."""
+    channels_mlp_dim: Count | None = None
+    """D_C, width of the channel MLP."""
+    gelu: Literal["tanh", "erf"] = "tanh"
+    """tanh as in Google's weights, erf as in timm's."""
+    init: Literal["flax", "timm"] = "flax"
+    """Whose initial weights: flax is LeCun-normal, timm is Xavier-uniform."""
+    dropout: Share = 0.0
+    """Probability inside the MLPs."""
+    drop_path: Share = 0.0
+    """Stochastic depth: probability in the last block, growing linearly from 0 in the first."""
+    head_bias: float = 0.0
+    """Initial bias of the head; -ln(classes) suits the sigmoid loss."""
+
+
+class Data(Section):
+    """Which images, and how they are cut for evaluation."""
+
+    source: str = "digits"
+    """digits, a known name (`mixonomy list data`), a .parquet file or the prefix of NAME_train.parquet."""
+    val_share: Share = 0.1
+    """Share of train held out for validation where the source has no validation split; 0 holds out nothing."""
+    eval_crop: EvalCrop = "resmall"
+    """resmall: shorter side, then centre; resize: whole image stretched, then centre; squash: stretched, no crop."""
+    eval_resize: Positive = 256 / 224
+    """Intermediate size as a multiple of the image size (not for squash)."""
+
+
+class Augment(Section):
+    """What happens to a training image. Mixup and cutmix mix the labels too."""
+
+    crop: Literal["none", "pad", "inception"] = "none"
+    """none: the evaluation crop; pad: shift by up to `pad` pixels; inception: random box, stretched."""
+    pad: Count | None = None
+    """For crop=pad: pixels on each side; 4 if not given."""
+    min_area: Positive | None = None
+    """For crop=inception: smallest share of the image's area; 0.05 if not given."""
+    flip: bool = False
+    """Mirror left to right with probability 0.5."""
+    randaugment_layers: int = Field(0, ge=0)
+    """RandAugment operations per image; 0 is off."""
+    randaugment_magnitude: int | None = Field(None, ge=0, le=30)
+    """Strength of RandAugment, 0 to 30; 10 if not given."""
+    erase_prob: Probability = 0.0
+    """Probability of erasing a random box."""
+    mixup: NonNegative = 0.0
+    """p of the Beta(p, p) from which a mixing weight is drawn, once per batch; 0 is off."""
+    cutmix_prob: Probability = 0.0
+    """Probability, per image, of pasting a box from another image."""
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self):
+        self._refuse_ignored("crop", {"pad": ("pad",), "min_area": ("inception",)})
+        if self.randaugment_magnitude is not None and self.randaugment_layers == 0:
+            raise ValueError("randaugment_magnitude has no effect without randaugment_layers; give both or none")
+        if self.mixup and self.cutmix_prob:
+            raise ValueError("mixup and cutmix_prob are both on; choose one of them")
+        return self
+
+
+class Optim(Section):
+    """The optimizer, its schedule and what is done to gradients and weights."""
+
+    name: Literal["adamw", "sgd", "muon"] = "adamw"
+    """muon: torch's Muon for the matrices inside the blocks, AdamW for the rest."""
+    lr: Positive = 1e-3
+    """Peak learning rate (for muon: of the matrices)."""
+    rest_lr: Positive | None = None
+    """For muon: peak learning rate of what AdamW trains; 1e-3 if not given."""
+    weight_decay: NonNegative = 0.0
+    """Decoupled (for sgd: L2), on matrices and kernels only, times the learning rate."""
+    beta1: Share | None = None
+    """For adamw and muon's rest; 0.9 if not given."""
+    beta2: Share | None = None
+    """For adamw and muon's rest; 0.999 if not given."""
+    momentum: Share | None = None
+    """For sgd (0.9 if not given) and muon (0.95)."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape after the warm-up."""
+    end: Share = 0.0
+    """Final learning rate as a share of the peak (not for constant)."""
+    warmup: Duration = "10 %"
+    """Linear warm-up from 0: "10 %", "500 steps", "1 epochs", or "0 steps"."""
+    clip: Positive | None = None
+    """Largest global norm of the gradient; no clipping if not given."""
+    accumulate: Count = 1
+    """Pieces that a batch is computed in; needs less memory, gives the same step."""
+    ema: Share = 0.0
+    """Decay of an exponential moving average of the weights, which is then what is evaluated; 0 is off."""
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self):
+        adam = ("adamw", "muon")
+        owners = {"rest_lr": ("muon",), "beta1": adam, "beta2": adam, "momentum": ("sgd", "muon")}
+        self._refuse_ignored("name", owners)
+        if self.schedule == "constant" and self.end:
+            raise ValueError("end has no effect with schedule=constant; leave it out")
+        return self
+
+
+class Recipe(Section):
+    """One experiment."""
+
+    name: str = Field("custom", pattern=r"^[\w.+-]+$")
+    """Names the run folder."""
+    data: Data = Data()
+    model: Model = Model()
+    image_size: Count | tuple[Count, Count] = 224
+    """Pixels: one number, or height and width."""
+    augment: Augment = Augment()
+    optim: Optim = Optim()
+    duration: Length = "10 epochs"
+    """Length of training: "14 epochs", "500 steps" or "50000 examples"."""
+    batch_size: Count = 256
+    """Images per optimizer step."""
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    """sigmoid: one yes/no question per class, summed over classes (big_vision's choice for ImageNet)."""
+    label_smoothing: Share = 0.0
+    """Share of a label's weight that is spread over all classes."""
+    eval_every: Length = "1 epochs"
+    """How often validation data is scored (and always at the end)."""
+    keep: Literal["best", "last"] = "best"
+    """Which weights the run ends with: best on validation data, or the last."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast where the device computes it natively, else fp32."""
+    compile: bool = False
+    """Compile the model with torch.compile; needs a C++ compiler on a CPU."""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """Of initial weights, order and augmentation; the same seed gives the same run."""
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """The image size as (height, width)."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @model_validator(mode="after")
+    def _batch_divides(self):
+        if self.batch_size % self.optim.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} does not divide into {self.optim.accumulate} equal pieces")
+        return self
+
+
+def changed(recipe: Recipe, **changes: Any) -> Recipe:
+    """A copy with some fields changed; nested ones as `optim={"lr": 0.1}`. Validated like a new recipe."""
+    values = recipe.model_dump()
+    for key, value in changes.items():
+        values[key] = {**values[key], **value} if isinstance(values.get(key), dict) else value
+    return Recipe.model_validate(values)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Names the fields in which two dumped recipes differ, as "optim.lr (0.1 there, 0.2 now)"."""
+    found = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key} ({a} there, {b} now)")
+    return found
+

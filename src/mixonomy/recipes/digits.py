@@ -1,0 +1,24 @@
+"""A small Mixer on the embedded handwritten digits: the first thing to try, no download.
+
+    mixonomy train
+
+About 30 seconds on two cores; score: see results/recipes.jsonl (test top-1 about 0.98).
+Source: none; sizes and rates were chosen on the validation slice.
+"""
+
+from mixonomy.recipe import Augment, Data, Model, Optim, Recipe
+
+recipe = Recipe(
+    name="digits",
+    data=Data(source="digits", val_share=0.1, eval_crop="squash"),
+    model=Model(
+        name="mixer", patch_size=2, hidden_dim=64, num_blocks=4, tokens_mlp_dim=32, channels_mlp_dim=256, gelu="erf"
+    ),
+    image_size=8,
+    augment=Augment(crop="pad", pad=1),
+    optim=Optim(name="adamw", lr=3e-3, weight_decay=0.05, schedule="cosine"),
+    duration="60 epochs",
+    batch_size=64,
+    label_smoothing=0.1,
+    eval_every="4 epochs",
+)

@@ -1,0 +1,157 @@
+"""The run folder: run.json, metrics.jsonl, checkpoints/, model.safetensors, test.json, result.json, report.html."""
+
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mixonomy.models.files import write_atomically
+from mixonomy.recipe import Recipe, differences
+
+FORMAT = 1
+PACKAGES = ("mixonomy", "torch", "torchvision", "torchcodec", "numpy", "pillow")
+
+
+class RunFolder:
+    """Reads and writes the files of one run; where each file is, and what is in it."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.model = self.path / "model.safetensors"
+        self.test = self.path / "test.json"
+        self.report = self.path / "report.html"
+        self._info = self.path / "run.json"
+        self._result = self.path / "result.json"
+
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self._info.is_file()
+
+    def info(self) -> dict[str, Any]:
+        """The content of run.json.
+
+        Raises:
+          ValueError: if there is none, or it is damaged or of a newer format.
+        """
+        if not self.exists():
+            raise ValueError(f"{self.path} is no run folder: it has no run.json; give what `mixonomy train` wrote.")
+        try:
+            info = json.loads(self._info.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{self._info} is damaged ({error}).") from None
+        if info["format"] > FORMAT:
+            raise ValueError(f"{self._info} has format {info['format']}, this version reads up to {FORMAT}; update.")
+        return info
+
+    def recipe(self) -> Recipe:
+        """The recipe of the run."""
+        return Recipe.model_validate(self.info()["recipe"])
+
+    def result(self) -> dict[str, Any] | None:
+        """The content of result.json; None if the run is not finished."""
+        return json.loads(self._result.read_text()) if self._result.is_file() else None
+
+    def start(self, info: dict[str, Any]) -> None:
+        """Creates the folder and its run.json.
+
+        Raises:
+          ValueError: if it cannot be written.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_json(self._info, {"format": FORMAT, **info})
+        except OSError as error:
+            raise ValueError(f"cannot write to {self.path} ({error.strerror}); give another --out.") from None
+
+    def check_same(self, recipe: Recipe, facts: dict[str, Any]) -> None:
+        """Refuses to go on with another experiment.
+
+        Args:
+          facts: of data and model, that must be as they were when the run started.
+        Raises:
+          ValueError: naming the fields that differ.
+        """
+        info = self.info()
+        changes = differences(info["recipe"], json.loads(recipe.model_dump_json()))
+        changes += differences(info["facts"], facts)
+        if changes:
+            raise ValueError(f"{self.path} holds another run: {', '.join(changes)}; give another --out, or that recipe.")
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Writes result.json, which marks the run as finished."""
+        write_json(self._result, result)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes indented JSON, whole or not at all."""
+    write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl; a last line that was cut off by a crash is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and commit, for run.json."""
+    import torch
+
+    return {
+        "versions": {"python": platform.python_version(), **{p: v for p in PACKAGES if (v := _version(p))}},
+        "machine": {
+            "system": platform.platform(),
+            "cpu": _cpu_name(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "commit": _commit(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    named = {key.strip(): value.strip() for key, value in fields.items()}
+    return f"{named.get('model name', platform.machine())} (family {named.get('cpu family')}, model {named.get('model')})"
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that mixonomy runs from, with a mark if files differ; None for an installed wheel."""
+    here = Path(__file__).parent
+    if not (here.parents[1] / ".git").exists():
+        return None
+    git = ["git", "-C", str(here)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no", "."], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if head.returncode:
+        return None
+    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
