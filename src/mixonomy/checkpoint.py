@@ -7,6 +7,7 @@ pure functions of the seed and the step.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ class Checkpoints:
             old.unlink()
 
 
-def optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Tensor]:
+def optimizer_tensors(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
     """The optimizers' state, by "PARAMETER/KEY" (a parameter is in one optimizer only)."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
@@ -118,7 +119,7 @@ def optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer])
 
 
 def restore_optimizers(
-    tensors: dict[str, Tensor], model: nn.Module, optimizers: list[torch.optim.Optimizer]
+    tensors: dict[str, Tensor], model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> None:
     """The reverse of `optimizer_tensors`."""
     parameters = dict(model.named_parameters())

@@ -45,7 +45,7 @@ def resolve_precision(name: Literal["auto", "fp32", "bf16"], device: torch.devic
     return "fp32"
 
 
-def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[None]:
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
     """The context in which a model computes."""
     if precision == "fp32":
         return contextlib.nullcontext()
@@ -60,8 +60,7 @@ def prepare(device: torch.device) -> None:
     (`benchmarks/train.py`). The price: memory that was freed stays with the process.
     """
     if device.type == "cuda":
-        torch.backends.cuda.matmul.fp32_precision = "tf32"
-        torch.backends.cudnn.conv.fp32_precision = "tf32"
+        torch.backends.fp32_precision = "tf32"
     elif device.type == "cpu" and sys.platform == "linux":
         with contextlib.suppress(AttributeError, OSError):  # another C library
             mallopt = ctypes.CDLL(None).mallopt

@@ -41,4 +41,5 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Preprocessing":
         """The reverse of `to_dict`."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        tuples = {key: tuple(values[key]) for key in ("image_size", "mean", "std")}
+        return cls(**{**values, **tuples})

@@ -82,9 +82,9 @@ class Augment(Section):
     """For crop=inception: smallest share of the image's area; 0.05 if not given."""
     flip: bool = False
     """Mirror left to right with probability 0.5."""
-    randaugment_layers: int = Field(0, ge=0)
+    randaugment_layers: Annotated[int, Field(ge=0)] = 0
     """RandAugment operations per image; 0 is off."""
-    randaugment_magnitude: int | None = Field(None, ge=0, le=30)
+    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] | None = None
     """Strength of RandAugment, 0 to 30; 10 if not given."""
     erase_prob: Probability = 0.0
     """Probability of erasing a random box."""
@@ -146,7 +146,7 @@ class Optim(Section):
 class Recipe(Section):
     """One experiment."""
 
-    name: str = Field("custom", pattern=r"^[\w.+-]+$")
+    name: Annotated[str, Field(pattern=r"^[\w.+-]+$")] = "custom"
     """Names the run folder."""
     data: Data = Data()
     model: Model = Model()
@@ -170,7 +170,7 @@ class Recipe(Section):
     """auto: bf16 autocast where the device computes it natively, else fp32."""
     compile: bool = False
     """Compile the model with torch.compile; needs a C++ compiler on a CPU."""
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Of initial weights, order and augmentation; the same seed gives the same run."""
 
     @property
@@ -203,4 +203,3 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         elif a != b:
             found.append(f"{prefix}{key} ({a} there, {b} now)")
     return found
-

@@ -1,5 +1,6 @@
 """The run folder: run.json, metrics.jsonl, checkpoints/, model.safetensors, test.json, result.json, report.html."""
 
+import hashlib
 import json
 import os
 import platform
@@ -81,11 +82,18 @@ class RunFolder:
         changes = differences(info["recipe"], json.loads(recipe.model_dump_json()))
         changes += differences(info["facts"], facts)
         if changes:
-            raise ValueError(f"{self.path} holds another run: {', '.join(changes)}; give another --out, or that recipe.")
+            raise ValueError(
+                f"{self.path} holds another run: {', '.join(changes)}; give another --out, or that recipe."
+            )
 
     def finish(self, result: dict[str, Any]) -> None:
         """Writes result.json, which marks the run as finished."""
         write_json(self._result, result)
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """Eight hexadecimal digits that tell recipes apart."""
+    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:8]
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -136,11 +144,13 @@ def _cpu_name() -> str:
         return platform.processor()
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
     named = {key.strip(): value.strip() for key, value in fields.items()}
-    return f"{named.get('model name', platform.machine())} (family {named.get('cpu family')}, model {named.get('model')})"
+    return (
+        f"{named.get('model name', platform.machine())} (family {named.get('cpu family')}, model {named.get('model')})"
+    )
 
 
 def _commit() -> str | None:
-    """The commit of the source tree that mixonomy runs from, with a mark if files differ; None for an installed wheel."""
+    """The commit of the source tree that mixonomy runs from, with a mark if files differ; None for a wheel."""
     here = Path(__file__).parent
     if not (here.parents[1] / ".git").exists():
         return None
@@ -148,7 +158,10 @@ def _commit() -> str | None:
     try:
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10)
         dirty = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no", "."], capture_output=True, text=True, timeout=10
+            [*git, "status", "--porcelain", "--untracked-files=no", "."],
+            capture_output=True,
+            text=True,
+            timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

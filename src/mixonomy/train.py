@@ -22,7 +22,7 @@ from mixonomy.checkpoint import Checkpoints, Progress, optimizer_tensors, restor
 from mixonomy.data.mix import mix
 from mixonomy.data.stream import mix64
 from mixonomy.durations import num_steps
-from mixonomy.evals import Predictor, classify, normalise
+from mixonomy.evals import Classification, Predictor, classify, normalise
 from mixonomy.models import ModelInfo, create_from, info_of, load_weights, save_model, set_info
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.progress import Console
@@ -90,7 +90,6 @@ def train(
         model = create_from(
             recipe.model, num_classes=num_classes, image_size=recipe.height_width, in_channels=source.channels
         )
-    set_info(model, ModelInfo({} if is_own else info_of(model).arguments, preprocessing, source.class_names))
     facts = {
         "model": type(model).__name__,
         "params": sum(p.numel() for p in model.parameters()),
@@ -103,12 +102,14 @@ def train(
         if (result := folder.result()) is not None:
             console.say(f"{folder.path} is finished; this is its result.")
             return result
-        precision = folder.info()["precision"]
+        precision: devices.Precision = folder.info()["precision"]
     else:
         precision = devices.resolve_precision(recipe.precision, device)
         start = {"recipe": json.loads(recipe.model_dump_json()), "facts": facts, "precision": precision}
         folder.start({**start, "device": str(device), "command": command, **runs.environment()})
 
+    arguments = {} if is_own else info_of(model).arguments
+    set_info(model, ModelInfo(arguments, preprocessing, source.class_names, recipe.loss, precision))
     total = num_steps(recipe.duration, batch_size=recipe.batch_size, num_examples=len(plan.train))
     every = num_steps(recipe.eval_every, batch_size=recipe.batch_size, num_examples=len(plan.train))
     console.say(
@@ -153,9 +154,18 @@ def train(
             is_save = is_eval or stop.is_set() or now - saved_at > 60 * runtime.checkpoint_minutes
             if is_save or progress.step % LOG_STEPS == 0:
                 loss = _mean_of_finite(losses, progress.step, folder)
-                row = {"step": progress.step, "seen": progress.seen, "epoch": progress.seen / len(plan.train), "loss": loss}
+                row = {
+                    "step": progress.step,
+                    "seen": progress.seen,
+                    "epoch": progress.seen / len(plan.train),
+                    "loss": loss,
+                }
                 speed = (progress.seen - logged.seen) / max(progress.seconds - logged.seconds, 1e-9)
-                row |= {"lr": training.lr(progress.step - 1), "images_per_s": speed, "seconds": progress.seconds}
+                row |= {
+                    "lr": training.lr(progress.step - 1),
+                    "images_per_s": speed,
+                    "seconds": progress.seconds,
+                }
                 trackers.write(row)
                 meter.update(progress.step, f"loss {loss:.3f}  {speed:,.0f} images/s")
                 losses, logged = [], progress
@@ -223,9 +233,13 @@ class _Training:
         total: int,
     ):
         self.recipe, self.model, self.preprocessing = recipe, model, preprocessing
-        self.num_classes, self.device, self.precision, self.total = num_classes, device, precision, total
+        self.num_classes, self.device, self.total = num_classes, device, total
+        self.precision: devices.Precision = precision
         self.warmup = num_steps(
-            recipe.optim.warmup, batch_size=recipe.batch_size, num_examples=recipe.batch_size, total_steps=total
+            recipe.optim.warmup,
+            batch_size=recipe.batch_size,
+            num_examples=recipe.batch_size,
+            total_steps=total,
         )
         self.optimizers = optim.make_optimizers(model, recipe.optim)
         self.average = copy.deepcopy(model).requires_grad_(False) if recipe.optim.ema else None
@@ -267,14 +281,14 @@ class _Training:
             optimizer.zero_grad()
         if self.average is not None:
             with torch.no_grad():
-                torch._foreach_lerp_(
+                torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
                     list(self.average.parameters()), list(self.model.parameters()), 1.0 - config.ema
                 )
                 for mean, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
                     mean.copy_(buffer)
         return loss_sum
 
-    def evaluate(self, images: data.EvalData):
+    def evaluate(self, images: data.EvalData) -> Classification:
         """Scores a split with the weights that count."""
         predictor = Predictor(self.averaged, self.preprocessing, self.device, self.precision, self.recipe.loss)
         return classify(predictor, images.batches(), self.num_classes)
@@ -286,7 +300,10 @@ class _Training:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that the next step depends on, by name."""
-        parts = {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.model, self.optimizers)}
+        parts = {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer_tensors(self.model, self.optimizers),
+        }
         parts |= {"average": self.average.state_dict()} if self.average is not None else {}
         parts |= {"best": self.best} if self.best is not None else {}
         return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
@@ -314,9 +331,7 @@ class _Training:
 
     def _factor(self, step: int) -> float:
         config = self.recipe.optim
-        return optim.lr_factor(
-            step, total=self.total, warmup=self.warmup, schedule=config.schedule, end=config.end
-        )
+        return optim.lr_factor(step, total=self.total, warmup=self.warmup, schedule=config.schedule, end=config.end)
 
 
 def _preprocessing(recipe: Recipe, channels: int) -> Preprocessing:
@@ -374,7 +389,10 @@ def _stop_on_ctrl_c() -> Iterator[threading.Event]:
     def handle(*_: object) -> None:
         stop.set()
         signal.signal(signal.SIGINT, before)
-        print("\nfinishing this step and saving; Ctrl-C again stops at once, back to the last checkpoint", file=sys.stderr)
+        print(
+            "\nfinishing this step and saving; Ctrl-C again stops at once, back to the last checkpoint",
+            file=sys.stderr,
+        )
 
     before = signal.signal(signal.SIGINT, handle)
     try:

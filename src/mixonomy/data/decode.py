@@ -29,7 +29,7 @@ def decode(image: Encoded, channels: int = 3) -> Tensor:
         if pixels.shape[0] == channels:
             return pixels
         return pixels.expand(3, -1, -1) if channels == 3 else _to_grey(pixels)
-    from torchcodec.decoders import decode_image
+    from torchcodec.decoders import decode_image  # pyright: ignore[reportPrivateImportUsage]
 
     try:
         pixels = decode_image(image, mode="RGB" if channels == 3 else "GRAY")

@@ -52,7 +52,13 @@ class TrainData(Protocol):
 
 
 def train_data(
-    split: Split, augment: Augment, preprocessing: Preprocessing, *, seed: int, device: torch.device, workers: int
+    split: Split,
+    augment: Augment,
+    preprocessing: Preprocessing,
+    *,
+    seed: int,
+    device: torch.device,
+    workers: int,
 ) -> TrainData:
     """Chooses the in-memory path if the images are small, of one size, and the augmentation works on batches."""
     if not augment.randaugment_layers:
@@ -80,9 +86,7 @@ class InMemoryData:
 
     kind = "in memory"
 
-    def __init__(
-        self, pixels: Tensor, split: Split, augment: Augment, preprocessing: Preprocessing, seed: int
-    ):
+    def __init__(self, pixels: Tensor, split: Split, augment: Augment, preprocessing: Preprocessing, seed: int):
         self.pixels, self.labels = pixels, torch.from_numpy(split.labels).to(pixels.device)
         self.augment, self.image_size, self.seed = augment, preprocessing.image_size, seed
 
@@ -102,9 +106,7 @@ class WorkerData:
 
     kind = "decoded by workers"
 
-    def __init__(
-        self, split: Split, augment: Augment, preprocessing: Preprocessing, seed: int, workers: int
-    ):
+    def __init__(self, split: Split, augment: Augment, preprocessing: Preprocessing, seed: int, workers: int):
         self.dataset = _TrainSamples(split, TrainTransform(augment, preprocessing), preprocessing.channels, seed)
         self.seed, self.workers = seed, workers
 
@@ -193,7 +195,11 @@ class _EvalSamples(Dataset):
 def _worker_options(workers: int) -> dict[str, Any]:
     if not workers:
         return {"num_workers": 0}
-    return {"num_workers": workers, "prefetch_factor": 2, "multiprocessing_context": "fork" if hasattr(os, "fork") else None}
+    return {
+        "num_workers": workers,
+        "prefetch_factor": 2,
+        "multiprocessing_context": "fork" if hasattr(os, "fork") else None,
+    }
 
 
 def _equal_pixels(split: Split, augment: Augment, preprocessing: Preprocessing) -> Tensor | None:

@@ -51,7 +51,7 @@ class Split:
 
     def pick(self, indices: NDArray[np.int64]) -> "Split":
         """The samples at these indices, in this order, without copying images."""
-        return Split(_Picked(self.images, indices), self.labels[indices], [self.names[i] for i in indices])
+        return Split(_Picked(self.images, indices), self.labels[indices], [self.names[int(i)] for i in indices])
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def _read_parquet(path: Path) -> tuple[Split, tuple[str, ...], int]:
         raise ValueError(f"{path} has no rows; a data set needs images.")
     images = table["image"]
     if pa.types.is_struct(images.type):  # Hugging Face's image feature: {bytes, path}
-        images = pc.struct_field(images, "bytes")
+        images = pc.call_function("struct_field", [images], pc.StructFieldOptions(indices=["bytes"]))
     if not (pa.types.is_binary(images.type) or pa.types.is_large_binary(images.type)):
         raise ValueError(f"column image of {path} holds {images.type}; it must hold the bytes of image files.")
     labels, class_names = _labels(table, path)
@@ -225,7 +225,9 @@ def _labels(table: Any, path: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]
 
 def _open_debian_fashion() -> Source:
     splits = {
-        split: _read_idx(DEBIAN_FASHION / f"{stem}-images-idx3-ubyte.gz", DEBIAN_FASHION / f"{stem}-labels-idx1-ubyte.gz")
+        split: _read_idx(
+            DEBIAN_FASHION / f"{stem}-images-idx3-ubyte.gz", DEBIAN_FASHION / f"{stem}-labels-idx1-ubyte.gz"
+        )
         for split, stem in (("train", "train"), ("test", "t10k"))
     }
     return Source("fashion-mnist", FASHION_CLASSES, splits, channels=1)
@@ -275,7 +277,7 @@ KNOWN: dict[str, _Known] = {
     "cifar100": _Known("CIFAR100", _TRAIN_FLAG, "targets", "data", np.asarray),
     "mnist": _Known("MNIST", _TRAIN_FLAG, "targets", "data", np.asarray, channels=1),
     "fashion-mnist": _Known("FashionMNIST", _TRAIN_FLAG, "targets", "data", np.asarray, channels=1),
-    "svhn": _Known("SVHN", _train_test(), "labels", "data", lambda data: np.ascontiguousarray(data.transpose(0, 2, 3, 1))),
+    "svhn": _Known("SVHN", _train_test(), "labels", "data", lambda data: data.transpose(0, 2, 3, 1)),
     "flowers102": _Known("Flowers102", {s: {"split": s} for s in SPLITS}, "_labels", "_image_files"),
     "dtd": _Known("DTD", {s: {"split": s} for s in SPLITS}, "_labels", "_image_files"),
     "pets": _Known("OxfordIIITPet", {"train": {"split": "trainval"}, "test": {"split": "test"}}, "_labels", "_images"),

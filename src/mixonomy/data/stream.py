@@ -29,7 +29,7 @@ def mix64(x: UInts) -> UInts:
 def sample_keys(seed: int, epochs: NDArray[np.int64], indices: NDArray[np.int64]) -> UInts:
     """One 64-bit key per sample visit; a pure function of (seed, epoch, index). [B], [B] -> [B]."""
     with np.errstate(over="ignore"):
-        key = mix64(np.uint64(seed) * _GOLDEN + np.uint64(1))
+        key = mix64(np.array([seed], dtype=np.uint64) * _GOLDEN + np.uint64(1))
         key = mix64(key + (epochs.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
         return mix64(key + (indices.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
 
@@ -50,9 +50,7 @@ def epoch_order(seed: int, epoch: int, num_samples: int) -> NDArray[np.int64]:
     return np.argsort(keys, kind="stable")
 
 
-def samples_at(
-    seed: int, position: int, count: int, num_samples: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def samples_at(seed: int, position: int, count: int, num_samples: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The (epochs, indices) of the `count` samples from a position on; each is int64 [B]."""
     positions = np.arange(position, position + count)
     epochs, offsets = np.divmod(positions, num_samples)

@@ -6,7 +6,14 @@ Axes: c image channels, H and W pixels.
 import torch
 from torch import Tensor
 
-from mixonomy.data.augment import CROP_RATIO, DEFAULT_MIN_AREA, DEFAULT_PAD, ERASE_AREA, ERASE_RATIO, ERASE_VALUE
+from mixonomy.data.augment import (
+    CROP_RATIO,
+    DEFAULT_MIN_AREA,
+    DEFAULT_PAD,
+    ERASE_AREA,
+    ERASE_RATIO,
+    ERASE_VALUE,
+)
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.recipe import Augment
 
@@ -61,9 +68,7 @@ class TrainTransform:
             # On a PIL image, where these operations are several times faster than on a uint8 tensor.
             steps += [v2.ToPILImage(), v2.RandAugment(config.randaugment_layers, magnitude), v2.PILToTensor()]
         if config.erase_prob:
-            steps.append(
-                v2.RandomErasing(config.erase_prob, scale=ERASE_AREA, ratio=ERASE_RATIO, value=[float(ERASE_VALUE)])
-            )
+            steps.append(v2.RandomErasing(config.erase_prob, scale=ERASE_AREA, ratio=ERASE_RATIO, value=ERASE_VALUE))
         self.steps = v2.Compose(steps) if steps else v2.Identity()
 
     def __call__(self, pixels: Tensor, key: int) -> Tensor:

@@ -15,7 +15,9 @@ from mixonomy.preprocessing import Preprocessing
 
 def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 [B, c, H, W] -> float32 of the same shape: scaled to [0, 1], less the mean, over the deviation."""
-    mean, std = (images.new_tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (preprocessing.mean, preprocessing.std))
+    mean, std = (
+        images.new_tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (preprocessing.mean, preprocessing.std)
+    )
     return (images.float() / 255.0 - mean) / std
 
 

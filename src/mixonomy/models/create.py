@@ -95,9 +95,7 @@ def create(
 
 def create_from(config: recipe.Model, *, num_classes: int, image_size: tuple[int, int], in_channels: int) -> nn.Module:
     """The model that a recipe describes."""
-    return create(
-        num_classes=num_classes, image_size=image_size, in_channels=in_channels, **config.model_dump()
-    )
+    return create(num_classes=num_classes, image_size=image_size, in_channels=in_channels, **config.model_dump())
 
 
 def _size(name: str, given: dict[str, int]) -> MixerSize:

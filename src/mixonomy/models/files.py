@@ -51,6 +51,8 @@ def save_model(model: nn.Module, path: str | Path) -> None:
         "arguments": info.arguments,
         "class_names": list(info.class_names),
         "preprocessing": info.preprocessing.to_dict(),
+        "loss": info.loss,
+        "precision": info.precision,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(Path(path), save(tensors, metadata={"mixonomy": json.dumps(content)}))
@@ -76,7 +78,11 @@ def read_safetensors(path: str | Path, model: nn.Module | None = None) -> nn.Mod
     if content["format"] > FORMAT:
         raise ValueError(f"{path} has format {content['format']}, this version reads up to {FORMAT}; update mixonomy.")
     info = ModelInfo(
-        content["arguments"], Preprocessing.from_dict(content["preprocessing"]), tuple(content["class_names"])
+        content["arguments"],
+        Preprocessing.from_dict(content["preprocessing"]),
+        tuple(content["class_names"]),
+        content["loss"],
+        content["precision"],
     )
     if model is None:
         if not info.arguments:
@@ -101,7 +107,15 @@ def read_npz(path: str | Path) -> nn.Module:
         num_tokens = arrays["MixerBlock_0/token_mixing/Dense_0/kernel"].shape[0]
         num_classes = arrays["head/kernel"].shape[1]
         in_channels = arrays["stem/kernel"].shape[2]
-    except (OSError, ValueError, TypeError, IndexError, AttributeError, zipfile.BadZipFile, EOFError) as error:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        zipfile.BadZipFile,
+        EOFError,
+    ) as error:
         raise ValueError(f"{path} cannot be read as an .npz of plain arrays ({error}).") from None
     except KeyError as error:
         raise ValueError(f"{path} is no official Mixer file: it has no {error}.") from None
@@ -116,8 +130,8 @@ def read_npz(path: str | Path) -> nn.Module:
         **vars(size),
     )
     names = {npz_name(name): name for name in model.state_dict()}
-    tensors = {names.get(key, key): array for key, array in arrays.items()}
-    load_weights(model, {name: from_npz_layout(name, array) for name, array in tensors.items()}, str(path))
+    named = [(names.get(key, key), array) for key, array in arrays.items()]
+    load_weights(model, {name: from_npz_layout(name, array) for name, array in named}, str(path))
     return model.eval()
 
 
@@ -129,7 +143,10 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
     """
     own = model.state_dict()
     problems = []
-    for what, names in (("lacks", sorted(own.keys() - tensors.keys())), ("also has", sorted(tensors.keys() - own.keys()))):
+    for what, names in (
+        ("lacks", sorted(own.keys() - tensors.keys())),
+        ("also has", sorted(tensors.keys() - own.keys())),
+    ):
         if names:
             problems.append(f"{what} {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}")
     shapes = [
@@ -140,7 +157,9 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
     if shapes:
         problems.append("; ".join(shapes[:5]) + (f" and {len(shapes) - 5} more" if len(shapes) > 5 else ""))
     if problems:
-        raise ValueError(f"{where} does not fit this model: it {'; it '.join(problems)}.".replace("it blocks", "blocks"))
+        raise ValueError(
+            f"{where} does not fit this model: it {'; it '.join(problems)}.".replace("it blocks", "blocks")
+        )
     model.load_state_dict(tensors)
 
 

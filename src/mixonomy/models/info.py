@@ -1,7 +1,7 @@
 """What travels with a model's weights: how it was built, what its classes are called, how images are prepared."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -16,11 +16,15 @@ class ModelInfo:
       arguments: of `mixonomy.create`, JSON values; empty for a module of the user's own.
       class_names: in label order; empty if unknown.
       preprocessing: from an image file to the model's input.
+      loss: what it was trained with; decides whether logits become probabilities by softmax or sigmoid.
+      precision: what it was trained in; "auto" where that is unknown.
     """
 
     arguments: dict[str, Any]
     preprocessing: Preprocessing
     class_names: tuple[str, ...] = ()
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
 def set_info(model: nn.Module, info: ModelInfo) -> None:

@@ -33,7 +33,9 @@ def initialise(model: nn.Module, init: Init = "flax") -> None:
             continue
         if init == "timm" and isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)
-            nn.init.normal_(module.bias, std=1e-6)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, std=1e-6)
         else:
             lecun_normal_(module.weight)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

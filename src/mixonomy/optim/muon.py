@@ -54,8 +54,9 @@ class Muon(torch.optim.Muon):
             for shape, parameters in by_shape.items():
                 updates = orthogonalise(torch.stack([self._direction(p, group["momentum"]) for p in parameters]))
                 scale = math.sqrt(max(1.0, shape[0] / shape[1]))
-                torch._foreach_mul_(parameters, 1.0 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(parameters, list(updates.to(parameters[0].dtype)), alpha=-group["lr"] * scale)
+                for parameter, update in zip(parameters, updates, strict=True):
+                    parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
+                    parameter.add_(update, alpha=-group["lr"] * scale)
 
     def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
         """Nesterov's look-ahead of the averaged gradient."""

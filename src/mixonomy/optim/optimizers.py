@@ -1,5 +1,7 @@
 """Optimizers from torch, with the recipe's split of parameters into groups."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -13,7 +15,7 @@ MUON_MOMENTUM = 0.95  # torch.optim.Muon's default
 MUON_REST_LR = 1e-3
 
 
-def make_optimizers(model: nn.Module, config: Optim) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: nn.Module, config: Optim) -> Sequence[torch.optim.Optimizer]:
     """The optimizers of a recipe; each group carries its peak rate as "peak_lr".
 
     Weight decay acts on matrices and kernels (two axes or more) only, and is multiplied by the learning rate.
@@ -40,19 +42,20 @@ def make_optimizers(model: nn.Module, config: Optim) -> list[torch.optim.Optimiz
     return [torch.optim.SGD(_groups(named, config.weight_decay, config.lr), lr=config.lr, momentum=momentum)]
 
 
-def set_lr(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+def set_lr(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
     """Sets every group's learning rate to `factor` times its peak."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
 
-def _adamw(named: list[tuple[str, Tensor]], config: Optim, lr: float) -> torch.optim.AdamW:
-    betas = tuple(d if b is None else b for b, d in zip((config.beta1, config.beta2), BETAS, strict=True))
+def _adamw(named: Sequence[tuple[str, Tensor]], config: Optim, lr: float) -> torch.optim.AdamW:
+    beta1, beta2 = BETAS
+    betas = (beta1 if config.beta1 is None else config.beta1, beta2 if config.beta2 is None else config.beta2)
     return torch.optim.AdamW(_groups(named, config.weight_decay, lr), lr=lr, betas=betas, fused=True)
 
 
-def _groups(named: list[tuple[str, Tensor]], weight_decay: float, lr: float) -> list[dict]:
+def _groups(named: Sequence[tuple[str, Tensor]], weight_decay: float, lr: float) -> list[dict]:
     kernels = [p for _, p in named if p.ndim >= 2]
     others = [p for _, p in named if p.ndim < 2]
     groups = [(kernels, weight_decay), (others, 0.0)]

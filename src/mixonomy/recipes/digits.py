@@ -12,7 +12,13 @@ recipe = Recipe(
     name="digits",
     data=Data(source="digits", val_share=0.1, eval_crop="squash"),
     model=Model(
-        name="mixer", patch_size=2, hidden_dim=64, num_blocks=4, tokens_mlp_dim=32, channels_mlp_dim=256, gelu="erf"
+        name="mixer",
+        patch_size=2,
+        hidden_dim=64,
+        num_blocks=4,
+        tokens_mlp_dim=32,
+        channels_mlp_dim=256,
+        gelu="erf",
     ),
     image_size=8,
     augment=Augment(crop="pad", pad=1),

@@ -1,0 +1,202 @@
+"""What `import mixonomy` offers: load, save, train, evaluate, predict."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mixonomy import data, devices, runs
+from mixonomy.data.decode import decode
+from mixonomy.data.transforms import evaluation_crop
+from mixonomy.evals import Classification, Predictor, classify, map_classes
+from mixonomy.models import info_of, read_npz, read_safetensors, save_model
+from mixonomy.progress import Console
+from mixonomy.recipe import Recipe
+from mixonomy.report import write_report
+from mixonomy.train import Runtime
+from mixonomy.train import train as run_training
+
+PREDICT_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run.
+
+    Args:
+      path: of the run folder.
+      result: scores on test data and what the run cost, the content of result.json.
+    """
+
+    path: Path
+    result: dict[str, Any]
+
+
+def train(
+    recipe: Recipe,
+    out: str | Path | None = None,
+    *,
+    model: nn.Module | None = None,
+    runtime: Runtime | None = None,
+    console: Console | None = None,
+    command: str = "mixonomy.train",
+) -> Run:
+    """Trains by a recipe and writes the run folder with its report; goes on where an unfinished run stopped.
+
+    Args:
+      recipe: the experiment, such as `mixonomy.recipes.load_recipe("digits")`.
+      out: the run folder; runs/NAME-HASH of the recipe if not given.
+      model: a module of one's own, images float [B, c, H, W] -> logits [B, K], trained in place of the recipe's.
+      runtime: device, workers, data root: what changes no numbers.
+      console: where to say how it goes; silent if not given.
+    Raises:
+      ValueError: for a recipe that does not fit the data or the folder, and for a loss that is not finite.
+    """
+    out = Path(out) if out is not None else default_out(recipe)
+    runtime, console = runtime or Runtime(), console or Console(quiet=True)
+    result = run_training(recipe, out, model=model, runtime=runtime, console=console, command=command)
+    folder = runs.RunFolder(out)
+    if not folder.report.exists():
+        write_report(folder, data_root=runtime.data_root)
+    return Run(out, result)
+
+
+def default_out(recipe: Recipe) -> Path:
+    """runs/NAME-HASH: the same recipe always gets the same folder, another recipe another one."""
+    return Path("runs") / f"{recipe.name}-{runs.recipe_hash(recipe)}"
+
+
+def load(where: str | Path, *, model: nn.Module | None = None) -> nn.Module:
+    """Loads a classifier, in evaluation mode, with its class names and preprocessing.
+
+    Args:
+      where: a run folder, a .safetensors file that mixonomy wrote, or a Mixer in Google's .npz layout.
+      model: the module to fill, where the run trained one of one's own.
+    Raises:
+      ValueError: if there is nothing there, or it is damaged, or does not fit; nothing is ever unpickled.
+    """
+    path = Path(where).expanduser()
+    if path.is_dir():
+        folder = runs.RunFolder(path)
+        folder.info()
+        if not folder.model.exists():
+            raise ValueError(f"the run in {path} is not finished; run the same `mixonomy train` command again.")
+        path = folder.model
+    if not path.is_file():
+        raise ValueError(f"no file or run folder {where}; give a run folder, a .safetensors or an .npz file.")
+    if path.suffix == ".npz":
+        return read_npz(path)
+    if path.suffix == ".safetensors":
+        return read_safetensors(path, model)
+    raise ValueError(f"{path} is neither a run folder nor .safetensors nor .npz; other formats are not read.")
+
+
+def save(model: nn.Module, path: str | Path) -> None:
+    """Writes weights, architecture, class names and preprocessing into one .safetensors file."""
+    save_model(model, path)
+
+
+def evaluate(
+    model: nn.Module | str | Path,
+    source: str | None = None,
+    *,
+    split: str | None = None,
+    runtime: Runtime | None = None,
+) -> Classification:
+    """Scores a classifier on labelled images.
+
+    Args:
+      model: a run folder or anything `load` reads, or a loaded model.
+      source: a SOURCE string; the data the run was trained on if not given.
+      split: "train", "val" or "test" as a training run on that source divides it; test if not given.
+      runtime: device, workers, data root.
+    Raises:
+      ValueError: if the data has classes that the model does not know, or there is no such split.
+    """
+    runtime = runtime or Runtime()
+    recipe = None
+    if not isinstance(model, nn.Module):
+        if Path(model).is_dir():
+            recipe = runs.RunFolder(model).recipe()
+        model, where = load(model), model
+        if source is None and recipe is None:
+            raise ValueError(f"{where} is no run folder, so it names no data; say which by --data SOURCE.")
+    if source is None:
+        if recipe is None:
+            raise ValueError("a model alone names no data; give a SOURCE.")
+        source = recipe.data.source
+    opened = data.open_source(source, runtime.data_root)
+    same = recipe is not None and recipe.data.source == source
+    plan = data.plan_splits(opened, recipe.data.val_share if recipe is not None and same else 0.0)
+    chosen = {"train": plan.train, "val": plan.val, "test": plan.test, None: plan.test}
+    if split not in chosen:
+        raise ValueError(f"unknown split {split!r}; use train, val or test.")
+    if (images := chosen[split]) is None:
+        raise ValueError(f"{source} has no validation data here; use train or test.")
+    info = info_of(model)
+    predictor = _predictor(model, runtime)
+    workers = data.default_workers() if runtime.workers is None else runtime.workers
+    label_map = map_classes(info.class_names, opened.class_names) if info.class_names else None
+    batches = data.EvalData(images, info.preprocessing, workers=workers).batches()
+    return classify(predictor, batches, len(info.class_names) or len(opened.class_names), label_map)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image: the likeliest classes, or why it could not be read."""
+
+    path: str
+    classes: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+
+def predict(
+    model: nn.Module | str | Path,
+    paths: Sequence[str | Path],
+    *,
+    top: int = 5,
+    runtime: Runtime | None = None,
+) -> Iterable[Prediction]:
+    """Classifies image files, in order; an unreadable file gets an error of its own and stops nothing.
+
+    Args:
+      model: a loaded model, or anything `load` reads.
+      paths: image files.
+      top: number of classes to name for each.
+    """
+    if not isinstance(model, nn.Module):
+        model = load(model)
+    info, predictor = info_of(model), _predictor(model, runtime or Runtime())
+    for start in range(0, len(paths), PREDICT_BATCH):
+        chunk = paths[start : start + PREDICT_BATCH]
+        inputs, errors = {}, {}
+        for path in chunk:
+            try:
+                pixels = decode(Path(path).read_bytes(), info.preprocessing.channels)
+                inputs[path] = evaluation_crop(pixels, info.preprocessing)
+            except (ValueError, OSError) as error:
+                errors[path] = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        probs = dict(zip(inputs, predictor(torch.stack(list(inputs.values()))).cpu(), strict=True)) if inputs else {}
+        for path in chunk:
+            if path in errors:
+                yield Prediction(str(path), error=errors[path])
+                continue
+            best = probs[path].topk(min(top, len(probs[path])))
+            names = [info.class_names[i] if info.class_names else str(i) for i in best.indices.tolist()]
+            yield Prediction(str(path), tuple(zip(names, best.values.tolist(), strict=True)))
+
+
+def _predictor(model: nn.Module, runtime: Runtime) -> Predictor:
+    """The model on its device, in the precision and with the loss it was trained with."""
+    info, device = info_of(model), devices.resolve_device(runtime.device)
+    devices.prepare(device)
+    return Predictor(
+        model.to(device),
+        info.preprocessing,
+        device,
+        devices.resolve_precision(info.precision, device),
+        info.loss,
+    )

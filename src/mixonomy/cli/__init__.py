@@ -1,0 +1,73 @@
+"""The command line: finds the command, and turns errors into one sentence. Heavy imports wait until a command runs."""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "train": "train a model by a recipe, or go on with an unfinished run",
+    "eval": "score a trained model on labelled images",
+    "predict": "classify image files",
+    "report": "write the HTML report of a run again",
+    "list": "list models, data sets or recipes",
+}
+USAGE = """usage: mixonomy COMMAND [OPTIONS]
+
+commands:
+{commands}
+
+`mixonomy COMMAND --help` shows the options of a command."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE.format(commands="\n".join(f"  {name:<9}{text}" for name, text in COMMANDS.items())))
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from mixonomy import __version__
+
+        print(f"mixonomy {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        print(f"mixonomy: unknown command {name!r}; {hint}use {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    is_debug = "--debug" in rest
+    rest = [argument for argument in rest if argument != "--debug"]
+    try:
+        return importlib.import_module(f"mixonomy.cli.{name}").main(rest)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("mixonomy: stopped.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        if is_debug:
+            raise
+        print(f"mixonomy {name}: {one_sentence(error)}", file=sys.stderr)
+        return 1
+
+
+def one_sentence(error: Exception) -> str:
+    """The message of an error, on one line; validation errors without their technical parts."""
+    if type(error).__name__ == "ValidationError":
+        parts = []
+        for problem in error.errors():  # type: ignore[attr-defined]
+            place = ".".join(str(part) for part in problem["loc"])
+            text = problem["msg"].removeprefix("Value error, ")
+            parts.append(
+                f"{place}: {text}, not {problem['input']!r}"
+                if place and problem["type"] != "value_error"
+                else f"{place}: {text}".lstrip(": ")
+            )
+        return "; ".join(parts) + "."
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}: {error.filename or ''}".rstrip(": ") + "."
+    return " ".join(str(error).split())

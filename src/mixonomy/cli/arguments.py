@@ -1,0 +1,83 @@
+"""Options of a command from a dataclass, by tyro; a wrong option gives one sentence."""
+
+import contextlib
+import io
+import os
+import re
+import sys
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def parse(command: type[T], argv: list[str], *, name: str, default: T | None = None) -> T:
+    """Reads a command's options.
+
+    Args:
+      command: a dataclass; its docstring and those of its fields are the help.
+      name: of the command.
+      default: values of options that are not given.
+    Raises:
+      SystemExit: with 0 after --help, with 2 after one sentence about a wrong option.
+    """
+    import tyro
+
+    prog = f"mixonomy {name}"
+    if {"-h", "--help"} & set(argv):
+        return tyro.cli(command, args=argv, default=default, prog=prog)
+    complaint = io.StringIO()
+    columns = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "100000"  # so that the complaint is not wrapped
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(command, args=argv, default=default, prog=prog)
+    except SystemExit as stop:
+        if stop.code:
+            print(
+                f"{prog}: {_sentence(complaint.getvalue())}; `{prog} --help` shows all options.",
+                file=sys.stderr,
+            )
+        raise
+    finally:
+        os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
+
+
+def _sentence(box: str) -> str:
+    """Takes the message out of the box that tyro draws around it."""
+    lines = [line.strip("│ ").strip() for line in box.splitlines()[1:-1]]
+    rules = [i for i, line in enumerate(lines) if line and not line.strip("─")]
+    message = " ".join(lines[: rules[0] if rules else None])
+    section, problems = _validation_problems(message, lines)
+    if problems:
+        message = "; ".join(f"{section}{problem}" for problem in problems)
+    message = re.sub(r"^Error parsing (?:fields\.)?", "", message)
+    suggestions = [line.split()[0] for line in lines if line.startswith("--")] if "Perhaps you meant" in box else []
+    if suggestions:
+        message += f"; did you mean {' or '.join(dict.fromkeys(suggestions[:3]))}?"
+    return message[:1].lower() + message[1:].rstrip(".?")
+
+
+def _validation_problems(message: str, lines: list[str]) -> tuple[str, list[str]]:
+    """("--optim.", ["lr: ... , not nan"]) from the text of a pydantic error."""
+    found = re.match(r"Error parsing (?:fields)?\.?([\w.]*): \d+ validation errors? for \w+", message)
+    if not found:
+        return "", []
+    section = f"{found[1]}." if found[1] else ""
+    problems = []
+    field = ""
+    for line in lines[1:]:
+        if line.startswith("For further information"):
+            continue
+        if not line.strip("─"):
+            break
+        problem = re.match(r"(.*) \[type=(\w+), input_value=(.*), input_type=\w+\]$", line)
+        if not problem:
+            field = line
+        elif problem[2] == "value_error":
+            text = problem[1].removeprefix("Value error, ")
+            problems.append(f"{field.replace('_', '-')}: {text}" if field else text)
+            field = ""
+        else:
+            problems.append(f"{field.replace('_', '-')}: {problem[1]}, not {problem[3]}")
+            field = ""
+    return (f"--{section}" if any(":" in p for p in problems) else section.replace(".", ": ")), problems

@@ -1,0 +1,53 @@
+"""`mixonomy eval`."""
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional
+
+from mixonomy.cli.arguments import parse
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Scores a trained model: top-1, top-5, negative log-likelihood, calibration error, macro-F1 and per class."""
+
+    run: Positional[str]
+    """A run folder, or a .safetensors or .npz file."""
+    data: str | None = None
+    """SOURCE; the data the run was trained on if not given."""
+    split: Literal["train", "val", "test"] = "test"
+    """Which part, as training divides it."""
+    data_root: str | None = None
+    """Folder of the known data sets; $MIXONOMY_DATA if not given."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    json: FlagCreatePairsOff[bool] = False
+    """Print the scores as one JSON object on the last line of standard output."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    options = parse(Eval, argv, name="eval")
+
+    from mixonomy import api
+    from mixonomy.report.tables import class_table
+    from mixonomy.train import Runtime
+
+    model = api.load(options.run)
+    scored = api.evaluate(
+        options.run,
+        options.data,
+        split=options.split,
+        runtime=Runtime(device=options.device, data_root=options.data_root),
+    )
+    people = sys.stderr if options.json else sys.stdout
+    for name, value in scored.scores():
+        print(f"{name:<9}{value:,}" if name == "n" else f"{name:<9}{value:.4f}", file=people)
+    names = api.info_of(model).class_names or tuple(str(i) for i in range(scored.num_classes))
+    print(class_table(names, scored.per_class()), file=people)
+    if options.json:
+        print(json.dumps({**scored.to_dict(), "classes": names}))
+    return 0

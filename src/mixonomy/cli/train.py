@@ -1,0 +1,96 @@
+"""`mixonomy train`."""
+
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, arg
+
+from mixonomy.cli.arguments import parse
+from mixonomy.recipe import Recipe, changed
+from mixonomy.recipes import choose_recipe
+
+# Short forms of the fields that people set most.
+SHORT = {"--model": "--model.name", "--data": "--data.source", "--lr": "--optim.lr"}
+SIZES = ("patch_size", "hidden_dim", "num_blocks", "tokens_mlp_dim", "channels_mlp_dim")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Trains by a recipe; the same command goes on with an unfinished run, and shows the result of a finished one.
+
+    Short forms: --model NAME (--model.name), --data SOURCE (--data.source), --lr (--optim.lr), --epochs N
+    (--duration "N epochs").
+    """
+
+    fields: Annotated[Recipe, arg(name="")]
+    recipe: str | None = None
+    """A name from `mixonomy list recipes` or a Python file that sets `recipe`; by --data, else digits."""
+    out: Path | None = None
+    """Run folder; runs/NAME-HASH of the recipe if not given."""
+    data_root: str | None = None
+    """Folder of the known data sets; $MIXONOMY_DATA if not given."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    workers: int | None = None
+    """Processes that decode images that do not fit in memory; as many as cores if not given."""
+    checkpoint_minutes: float = 5.0
+    """Longest time between two checkpoints."""
+    track: tuple[Literal["tensorboard"], ...] = ()
+    """Extra trackers beside metrics.jsonl."""
+    json: FlagCreatePairsOff[bool] = False
+    """Print the result as one JSON object on the last line of standard output."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    long = expand(argv)
+    base = choose_recipe(value_of(long, "--recipe"), value_of(long, "--data.source"))
+    name = value_of(long, "--model.name")
+    if name is not None and name != base.model.name:  # the recipe's sizes belong to the recipe's model
+        base = changed(base, model={"name": name, **dict.fromkeys(SIZES)})
+    options = parse(Train, long, name="train", default=Train(base))
+
+    from mixonomy import api
+    from mixonomy.progress import Console
+    from mixonomy.train import Interrupted, Runtime
+
+    out = options.out or api.default_out(options.fields)
+    runtime = Runtime(options.device, options.workers, options.data_root, options.checkpoint_minutes, options.track)
+    command = shlex.join(["mixonomy", "train", *argv])
+    try:
+        run = api.train(options.fields, out, runtime=runtime, console=Console(), command=command)
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 130
+    result = run.result
+    people = sys.stderr if options.json else sys.stdout
+    print(
+        f"top-1 {result['top1']:.2%} on {result['n']:,} {result['split']} images after {result['seconds']:.0f} s "
+        f"of training ({result['images_per_s']:,.0f} images/s)\nreport: {run.path / 'report.html'}",
+        file=people,
+    )
+    if options.json:
+        print(json.dumps(result))
+    return 0
+
+
+def expand(argv: list[str]) -> list[str]:
+    """Writes short forms in full, and --option=value as two words."""
+    words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    out: list[str] = []
+    for i, word in enumerate(words):
+        if i and words[i - 1] == "--epochs":
+            out.append(f"{word} epochs")
+        else:
+            out.append("--duration" if word == "--epochs" else SHORT.get(word, word))
+    return out
+
+
+def value_of(argv: list[str], flag: str) -> str | None:
+    """The word after the last occurrence of a flag."""
+    at = [i for i, word in enumerate(argv[:-1]) if word == flag]
+    return argv[at[-1] + 1] if at else None

@@ -1,0 +1,28 @@
+"""Any data set without a recipe of its own, from scratch: a Mixer of 2 M parameters at 64 pixels.
+
+    mixonomy train --data my_images.parquet
+
+A starting point, not tuned to the data.
+"""
+
+from mixonomy.recipe import Augment, Data, Model, Optim, Recipe
+
+recipe = Recipe(
+    name="folder",
+    data=Data(val_share=0.1),
+    model=Model(
+        name="mixer",
+        patch_size=8,
+        hidden_dim=192,
+        num_blocks=8,
+        tokens_mlp_dim=96,
+        channels_mlp_dim=512,
+        gelu="erf",
+    ),
+    image_size=64,
+    augment=Augment(crop="inception", min_area=0.35, flip=True),
+    optim=Optim(name="muon", lr=0.02, rest_lr=1e-3, schedule="linear"),
+    duration="30 epochs",
+    batch_size=128,
+    label_smoothing=0.1,
+)
