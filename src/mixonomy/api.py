@@ -16,8 +16,8 @@ from mixonomy.models import info_of, read_npz, read_safetensors, save_model
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe
 from mixonomy.report import write_report
-from mixonomy.train import Runtime
-from mixonomy.train import train as run_training
+from mixonomy.training import Runtime
+from mixonomy.training import train as run_training
 
 PREDICT_BATCH = 64
 

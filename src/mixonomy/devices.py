@@ -60,7 +60,7 @@ def prepare(device: torch.device) -> None:
     (`benchmarks/train.py`). The price: memory that was freed stays with the process.
     """
     if device.type == "cuda":
-        torch.backends.fp32_precision = "tf32"
+        torch.set_float32_matmul_precision("high")
     elif device.type == "cpu" and sys.platform == "linux":
         with contextlib.suppress(AttributeError, OSError):  # another C library
             mallopt = ctypes.CDLL(None).mallopt

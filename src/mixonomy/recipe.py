@@ -4,7 +4,7 @@ A recipe is frozen, knows all its keys (another one is an error) and survives JS
 default is None belong to one choice only; giving them beside another choice is an error, not a silence.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,16 +23,26 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    def _refuse_ignored(self, choice: str, owners: dict[str, tuple[str, ...]]) -> None:
-        """Refuses a field that the chosen variant does not read."""
-        chosen = getattr(self, choice)
-        for field, allowed in owners.items():
-            if getattr(self, field) is not None and chosen not in allowed:
-                raise ValueError(f"{field} has no effect with {choice}={chosen}; it belongs to {' and '.join(allowed)}")
+    CHOICE: ClassVar[str] = ""
+    """The field whose value decides which others are read."""
+    READ_BY: ClassVar[dict[str, tuple[str, ...]]] = {}
+    """Field -> the values of CHOICE that read it; with no other may it be given."""
+
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self):
+        for field, readers in self.READ_BY.items():
+            chosen = getattr(self, self.CHOICE)
+            if getattr(self, field) is not None and readers and chosen not in readers:
+                belongs = " and ".join(readers)
+                raise ValueError(f"{field} has no effect with {self.CHOICE}={chosen}; it belongs to {belongs}")
+        return self
 
 
 class Model(Section):
     """Which model. Sizes that are not given come from the name's table."""
+
+    CHOICE = "name"
+    READ_BY = dict.fromkeys(("patch_size", "hidden_dim", "num_blocks", "tokens_mlp_dim", "channels_mlp_dim"), ())
 
     name: str = "mixer"
     """A name from `mixonomy list models`, or "mixer" with all five sizes given."""
@@ -74,6 +84,9 @@ class Data(Section):
 class Augment(Section):
     """What happens to a training image. Mixup and cutmix mix the labels too."""
 
+    CHOICE = "crop"
+    READ_BY = {"pad": ("pad",), "min_area": ("inception",)}
+
     crop: Literal["none", "pad", "inception"] = "none"
     """none: the evaluation crop; pad: shift by up to `pad` pixels; inception: random box, stretched."""
     pad: Count | None = None
@@ -94,8 +107,7 @@ class Augment(Section):
     """Probability, per image, of pasting a box from another image."""
 
     @model_validator(mode="after")
-    def _nothing_is_ignored(self):
-        self._refuse_ignored("crop", {"pad": ("pad",), "min_area": ("inception",)})
+    def _mixing_is_clear(self):
         if self.randaugment_magnitude is not None and self.randaugment_layers == 0:
             raise ValueError("randaugment_magnitude has no effect without randaugment_layers; give both or none")
         if self.mixup and self.cutmix_prob:
@@ -105,6 +117,14 @@ class Augment(Section):
 
 class Optim(Section):
     """The optimizer, its schedule and what is done to gradients and weights."""
+
+    CHOICE = "name"
+    READ_BY = {
+        "rest_lr": ("muon",),
+        "beta1": ("adamw", "muon"),
+        "beta2": ("adamw", "muon"),
+        "momentum": ("sgd", "muon"),
+    }
 
     name: Literal["adamw", "sgd", "muon"] = "adamw"
     """muon: torch's Muon for the matrices inside the blocks, AdamW for the rest."""
@@ -134,10 +154,7 @@ class Optim(Section):
     """Decay of an exponential moving average of the weights, which is then what is evaluated; 0 is off."""
 
     @model_validator(mode="after")
-    def _nothing_is_ignored(self):
-        adam = ("adamw", "muon")
-        owners = {"rest_lr": ("muon",), "beta1": adam, "beta2": adam, "momentum": ("sgd", "muon")}
-        self._refuse_ignored("name", owners)
+    def _end_is_read(self):
         if self.schedule == "constant" and self.end:
             raise ValueError("end has no effect with schedule=constant; leave it out")
         return self
@@ -186,10 +203,21 @@ class Recipe(Section):
 
 
 def changed(recipe: Recipe, **changes: Any) -> Recipe:
-    """A copy with some fields changed; nested ones as `optim={"lr": 0.1}`. Validated like a new recipe."""
+    """A copy with some fields changed; nested ones as `optim={"lr": 0.1}`. Validated like a new recipe.
+
+    Where a choice changes, such as the name of the model or of the optimizer, fields that only the old choice
+    reads (for a model: its sizes) go back to None.
+    """
     values = recipe.model_dump()
     for key, value in changes.items():
-        values[key] = {**values[key], **value} if isinstance(values.get(key), dict) else value
+        old = getattr(recipe, key, None)
+        if isinstance(old, Section) and isinstance(value, dict):
+            choice = value.get(old.CHOICE, None)
+            if choice is not None and choice != getattr(old, old.CHOICE):
+                dropped = {field: None for field, readers in old.READ_BY.items() if choice not in readers}
+                value = {**dropped, **value}
+            value = {**values[key], **value}
+        values[key] = value
     return Recipe.model_validate(values)
 
 

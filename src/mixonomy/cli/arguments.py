@@ -5,7 +5,7 @@ import io
 import os
 import re
 import sys
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -23,14 +23,15 @@ def parse(command: type[T], argv: list[str], *, name: str, default: T | None = N
     import tyro
 
     prog = f"mixonomy {name}"
+    given: dict[str, Any] = {} if default is None else {"default": default}
     if {"-h", "--help"} & set(argv):
-        return tyro.cli(command, args=argv, default=default, prog=prog)
+        return tyro.cli(command, args=argv, prog=prog, **given)
     complaint = io.StringIO()
     columns = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "100000"  # so that the complaint is not wrapped
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(command, args=argv, default=default, prog=prog)
+            return tyro.cli(command, args=argv, prog=prog, **given)
     except SystemExit as stop:
         if stop.code:
             print(
@@ -44,14 +45,17 @@ def parse(command: type[T], argv: list[str], *, name: str, default: T | None = N
 
 def _sentence(box: str) -> str:
     """Takes the message out of the box that tyro draws around it."""
-    lines = [line.strip("│ ").strip() for line in box.splitlines()[1:-1]]
-    rules = [i for i, line in enumerate(lines) if line and not line.strip("─")]
+    raw = box.strip().splitlines()
+    # In a terminal without UTF-8 there is no box, but a title and a rule.
+    lines = [line.strip("│ ").strip() for line in (raw[1:-1] if raw[0].startswith("╭") else raw[2:])]
+    rules = [i for i, line in enumerate(lines) if line and not line.strip("─-")]
     message = " ".join(lines[: rules[0] if rules else None])
     section, problems = _validation_problems(message, lines)
     if problems:
         message = "; ".join(f"{section}{problem}" for problem in problems)
     message = re.sub(r"^Error parsing (?:fields\.)?", "", message)
-    suggestions = [line.split()[0] for line in lines if line.startswith("--")] if "Perhaps you meant" in box else []
+    after = lines[lines.index("Perhaps you meant:") :] if "Perhaps you meant:" in lines else []
+    suggestions = [line.split()[0] for line in after if re.match(r"--\w", line)]
     if suggestions:
         message += f"; did you mean {' or '.join(dict.fromkeys(suggestions[:3]))}?"
     return message[:1].lower() + message[1:].rstrip(".?")
@@ -68,7 +72,7 @@ def _validation_problems(message: str, lines: list[str]) -> tuple[str, list[str]
     for line in lines[1:]:
         if line.startswith("For further information"):
             continue
-        if not line.strip("─"):
+        if not line.strip("─-"):
             break
         problem = re.match(r"(.*) \[type=(\w+), input_value=(.*), input_type=\w+\]$", line)
         if not problem:

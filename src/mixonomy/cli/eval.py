@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
 
     from mixonomy import api
     from mixonomy.report.tables import class_table
-    from mixonomy.train import Runtime
+    from mixonomy.training import Runtime
 
     model = api.load(options.run)
     scored = api.evaluate(

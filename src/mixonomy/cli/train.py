@@ -1,5 +1,6 @@
 """`mixonomy train`."""
 
+import contextlib
 import json
 import shlex
 import sys
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from pydantic import ValidationError
 from tyro.conf import FlagCreatePairsOff, arg
 
 from mixonomy.cli.arguments import parse
@@ -15,7 +17,6 @@ from mixonomy.recipes import choose_recipe
 
 # Short forms of the fields that people set most.
 SHORT = {"--model": "--model.name", "--data": "--data.source", "--lr": "--optim.lr"}
-SIZES = ("patch_size", "hidden_dim", "num_blocks", "tokens_mlp_dim", "channels_mlp_dim")
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,15 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     long = expand(argv)
     base = choose_recipe(value_of(long, "--recipe"), value_of(long, "--data.source"))
-    name = value_of(long, "--model.name")
-    if name is not None and name != base.model.name:  # the recipe's sizes belong to the recipe's model
-        base = changed(base, model={"name": name, **dict.fromkeys(SIZES)})
+    for section, choice in (("model", "name"), ("augment", "crop"), ("optim", "name")):
+        value = value_of(long, f"--{section}.{choice}")
+        with contextlib.suppress(ValidationError):  # which the parser will explain
+            base = base if value is None else changed(base, **{section: {choice: value}})
     options = parse(Train, long, name="train", default=Train(base))
 
     from mixonomy import api
     from mixonomy.progress import Console
-    from mixonomy.train import Interrupted, Runtime
+    from mixonomy.training import Interrupted, Runtime
 
     out = options.out or api.default_out(options.fields)
     runtime = Runtime(options.device, options.workers, options.data_root, options.checkpoint_minutes, options.track)

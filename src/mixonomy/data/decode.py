@@ -33,7 +33,7 @@ def decode(image: Encoded, channels: int = 3) -> Tensor:
 
     try:
         pixels = decode_image(image, mode="RGB" if channels == 3 else "GRAY")
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # a format that it does not know, or an odd file
         return _decode_with_pillow(image, channels)
     return pixels if pixels.ndim == 3 else pixels[0]  # the first frame of an animation
 

@@ -87,7 +87,7 @@ def read_safetensors(path: str | Path, model: nn.Module | None = None) -> nn.Mod
     if model is None:
         if not info.arguments:
             raise ValueError(f"{path} holds a module of your own; pass one built the same way: load(..., model=...).")
-        model = create(**_create_arguments(info.arguments))
+        model = _empty(info.arguments)
     load_weights(model, tensors, str(path))
     set_info(model, info)
     return model.eval()
@@ -102,36 +102,26 @@ def read_npz(path: str | Path) -> nn.Module:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: torch.from_numpy(np.ascontiguousarray(file[key])) for key in file.files}
+            arrays: dict[str, Tensor] = {
+                str(key): torch.from_numpy(np.ascontiguousarray(file[key])) for key in file.files
+            }
         size = mixer_size_of_npz({key: array.shape for key, array in arrays.items()})
         num_tokens = arrays["MixerBlock_0/token_mixing/Dense_0/kernel"].shape[0]
         num_classes = arrays["head/kernel"].shape[1]
         in_channels = arrays["stem/kernel"].shape[2]
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        IndexError,
-        AttributeError,
-        zipfile.BadZipFile,
-        EOFError,
-    ) as error:
+    except (OSError, ValueError, TypeError, IndexError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as an .npz of plain arrays ({error}).") from None
     except KeyError as error:
         raise ValueError(f"{path} is no official Mixer file: it has no {error}.") from None
     side = round(num_tokens**0.5)
     if side * side != num_tokens:
         raise ValueError(f"{path} has {num_tokens} tokens, which make no square grid.")
-    model = create(
-        "mixer",
-        num_classes=num_classes,
-        image_size=side * size.patch_size,
-        in_channels=in_channels,
-        **vars(size),
-    )
-    names = {npz_name(name): name for name in model.state_dict()}
-    named = [(names.get(key, key), array) for key, array in arrays.items()]
-    load_weights(model, {name: from_npz_layout(name, array) for name, array in named}, str(path))
+    image_size = [side * size.patch_size] * 2
+    arguments = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels}
+    model = _empty({"name": "mixer", **arguments, **vars(size)})
+    names: dict[str, str] = {npz_name(name): name for name in model.state_dict()}
+    tensors = {names.get(key, key): array for key, array in arrays.items()}
+    load_weights(model, {name: from_npz_layout(name, array) for name, array in tensors.items()}, str(path))
     return model.eval()
 
 
@@ -160,8 +150,11 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
         raise ValueError(
             f"{where} does not fit this model: it {'; it '.join(problems)}.".replace("it blocks", "blocks")
         )
-    model.load_state_dict(tensors)
+    is_empty = any(tensor.is_meta for tensor in own.values())
+    model.load_state_dict(tensors, assign=is_empty)
 
 
-def _create_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
-    return {**arguments, "image_size": tuple(arguments["image_size"])}
+def _empty(arguments: dict[str, Any]) -> nn.Module:
+    """A model without memory for its weights, and without drawing initial ones."""
+    with torch.device("meta"):
+        return create(**{**arguments, "image_size": tuple(arguments["image_size"])})

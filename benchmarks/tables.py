@@ -1,0 +1,180 @@
+"""Writes the tables of README.md and docs/*.md from the rows in results/.
+
+python benchmarks/tables.py            rewrites what stands between <!-- generated: NAME --> and <!-- /generated -->
+python benchmarks/tables.py --check    writes nothing; exit status 1 if a file is not up to date
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rows import RESULTS, Row, read
+
+OPEN, CLOSE = "<!-- generated: {} -->", "<!-- /generated -->"
+PUBLISHED = "published.jsonl"
+
+
+def recipes(results: Path) -> str:
+    """One line per recipe and machine, with what others published on the same data."""
+    summaries = [row for row in read(results / "recipes.jsonl") if row["seed"] is None]
+    published = [row for row in read(results / PUBLISHED) if row["study"] == "recipe"]
+    lines, used = [], []
+    for row in _newest(summaries, "top1"):
+        same = _of_same_run(summaries, row)
+        theirs = [p for p in published if _family(p) == _family(row)]
+        used += theirs
+        minutes = None if "seconds" not in same or same["seconds"]["value"] is None else same["seconds"]["value"] / 60
+        lines.append(
+            [
+                row["data"],
+                row["model"],
+                _number(same.get("params"), ",.0f"),
+                _percent(row),
+                f"{row['n']}" + (f" ({row['note']})" if row.get("note") else ""),
+                "-" if minutes is None else f"{minutes:.1f}",
+                _number(same.get("images_per_s"), ",.0f"),
+                "; ".join(map(_cite, theirs)) or "-",
+                row["device"],
+                row["commit"] or "-",
+            ]
+        )
+    lines += [
+        [p["data"], p["model"], "-", "not run here", "-", "-", "-", _cite(p), "-", "-"]
+        for p in published
+        if p not in used
+    ]
+    header = "data|model, length|parameters|test top-1, %|n|minutes|images/s|published top-1, %|machine|commit"
+    return _table(header.split("|"), lines, right=(2, 3, 5, 6))
+
+
+def train(results: Path) -> str:
+    """One line per setting: throughput, ratios to timm, memory, share of the limit."""
+    rows = read(results / "train.jsonl")
+    lines = []
+    for row in _newest(rows, "images_per_s"):
+        same = _of_same_run(rows, row)
+        lines.append(
+            [
+                row["model"],
+                row["data"],
+                _number(row, ",.1f", with_spread=True),
+                _number(same.get("ratio_default"), ".2f", with_spread=True),
+                _number(same.get("ratio_best"), ".2f", with_spread=True),
+                _number(same.get("peak_memory_bytes"), ",.0f", scale=1e-6),
+                _number(same.get("share_of_limit"), ".0f", scale=100),
+                f"{row['n']}" + (f" ({row['note']})" if row.get("note") else ""),
+                row["device"],
+                row["commit"] or "-",
+            ]
+        )
+    header = (
+        "model|data|images/s|times timm fp32|times timm's best|peak memory, MB|of the limit, %|steps|machine|commit"
+    )
+    return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6))
+
+
+def muon(results: Path) -> str:
+    """One line per implementation of Muon."""
+    rows = read(results / "muon.jsonl")
+    lines = []
+    for row in _newest(rows, "latency_ms"):
+        ratio = _of_same_run(rows, row).get("ratio_default")
+        times = "1" if ratio is None else _number(ratio, ".1f", with_spread=True)
+        latency = _number(row, ",.1f", with_spread=True)
+        lines.append([row["model"], row["data"], latency, times, str(row["n"]), row["device"], row["commit"] or "-"])
+    header = "Muon|matrices|ms per step|times as fast as torch's|steps|machine|commit"
+    return _table(header.split("|"), lines, right=(2, 3))
+
+
+TABLES: dict[str, Callable[[Path], str]] = {"recipes": recipes, "train": train, "muon": muon}
+
+
+def rewritten(text: str, results: Path) -> str:
+    """The text with all its generated parts made anew.
+
+    Raises:
+      ValueError: for an unknown name, and for a marker without its partner.
+    """
+    opened = re.findall(r"<!-- generated:\s*(\S*)\s*-->", text)
+    for name in opened:
+        if name not in TABLES:
+            raise ValueError(f"unknown table {name!r} in a marker; use {', '.join(TABLES)}.")
+    pattern = re.compile(r"<!-- generated:\s*(\S*)\s*-->((?!<!-- generated:).)*?<!-- /generated -->", re.DOTALL)
+    if not len(opened) == text.count(CLOSE) == len(pattern.findall(text)):
+        raise ValueError(f"{len(opened)} generated parts are opened and {text.count(CLOSE)} are closed by {CLOSE}.")
+    return pattern.sub(lambda m: f"{OPEN.format(m[1])}\n\n{TABLES[m[1]](results)}\n\n{CLOSE}", text)
+
+
+def _newest(rows: Sequence[Row], metric: str) -> list[Row]:
+    """The last row of each (model, data, machine): a later measurement takes the place of an earlier one."""
+    newest = {(row["model"], row["data"], row["device"]): row for row in rows if row["metric"] == metric}
+    return list(newest.values())
+
+
+def _of_same_run(rows: Sequence[Row], row: Row) -> dict[str, Row]:
+    """The rows that were measured with this one, by metric."""
+    keys = ("model", "data", "device", "commit", "command", "date")
+    return {other["metric"]: other for other in rows if all(other[key] == row[key] for key in keys)}
+
+
+def _family(row: Row) -> tuple[str, str]:
+    """What makes a published number comparable: the data, and the name that the model's description begins with."""
+    return row["data"], re.split(r"[ ,]", row["model"])[0]
+
+
+def _cite(row: Row) -> str:
+    return f"{100 * row['value']:.2f} ({row['source']}{': ' + row['note'] if row.get('note') else ''})"
+
+
+def _percent(row: Row) -> str:
+    if row["value"] is None:
+        return "-"
+    spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.2f}"
+    return f"{100 * row['value']:.2f}{spread}"
+
+
+def _number(row: Row | None, form: str, *, scale: float = 1.0, with_spread: bool = False) -> str:
+    if row is None or row["value"] is None:
+        return "-"
+    spread = f" ± {scale * row['spread']:{form}}" if with_spread and row["spread"] is not None else ""
+    return f"{scale * row['value']:{form}}{spread}"
+
+
+def _table(header: Sequence[str], lines: Sequence[Sequence[str]], *, right: Sequence[int]) -> str:
+    """A Markdown table; `right` names the columns of numbers."""
+    if not lines:
+        return "No rows yet."
+    rule = ["--:" if i in right else "---" for i in range(len(header))]
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *cells))
+
+
+def main() -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a file would change")
+    parser.add_argument("--root", type=Path, default=RESULTS.parent, help="folder of README.md, docs/ and results/")
+    options = parser.parse_args()
+    stale = []
+    for path in (options.root / "README.md", *sorted((options.root / "docs").glob("**/*.md"))):
+        if not path.is_file():
+            continue
+        before = path.read_text()
+        try:
+            after = rewritten(before, options.root / "results")
+        except ValueError as error:
+            print(f"{path}: {error}", file=sys.stderr)
+            return 2
+        if after != before:
+            stale.append(path)
+            if not options.check:
+                path.write_text(after)
+    for path in stale:
+        print(f"{path} {'is not up to date; run python benchmarks/tables.py' if options.check else 'written'}")
+    return 1 if stale and options.check else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,164 @@
+"""Batches: the same samples in the same order, whatever the path, the number of workers and the start.
+
+Axes: B images, c image channels, H and W pixels.
+"""
+
+import io
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mixonomy.data import Batch, EvalData, Split, loading, train_data
+from mixonomy.data.decode import decode
+from mixonomy.data.loading import InMemoryData, WorkerData
+from mixonomy.data.stream import samples_at
+from mixonomy.data.transforms import evaluation_crop
+from mixonomy.preprocessing import Preprocessing
+from mixonomy.recipe import Augment
+
+PREPROCESSING = Preprocessing((8, 8), resize=1.0)
+CPU = torch.device("cpu")
+
+
+def png_split(count: int = 23, sizes=((8, 8),)) -> Split:
+    rng, files = np.random.default_rng(0), []
+    for i in range(count):
+        buffer = io.BytesIO()
+        height, width = sizes[i % len(sizes)]
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(buffer, "PNG")
+        files.append(buffer.getvalue())
+    return Split(files, np.arange(count) % 5, [f"{i}.png" for i in range(count)])
+
+
+def first(data: loading.TrainData, count: int, position: int = 0, batch_size: int = 6) -> list[Batch]:
+    return list(islice(data.batches(position, batch_size), count))
+
+
+def assert_equal(a: list[Batch], b: list[Batch]) -> None:
+    for x, y in zip(a, b, strict=True):
+        assert torch.equal(x.images, y.images) and torch.equal(x.labels, y.labels) and np.array_equal(x.keys, y.keys)
+
+
+def open_(augment: Augment, split: Split | None = None, workers: int = 0, seed: int = 7) -> loading.TrainData:
+    split = png_split() if split is None else split
+    return train_data(split, augment, PREPROCESSING, seed=seed, device=CPU, workers=workers)
+
+
+def test_both_paths_visit_the_same_samples_with_the_same_keys():
+    split = png_split()
+    in_memory = open_(Augment(), split)
+    by_workers = WorkerData(split, Augment(), PREPROCESSING, 7, 0)
+    assert isinstance(in_memory, InMemoryData)
+    assert_equal(first(in_memory, 9), first(by_workers, 9))  # without augmentation the pixels are equal too
+
+
+@pytest.mark.parametrize("path", ["in memory", "workers"])
+def test_batches_follow_the_stream_through_epochs(path):
+    split = png_split()
+    data = open_(Augment(), split) if path == "in memory" else WorkerData(split, Augment(), PREPROCESSING, 7, 0)
+    batches = first(data, 9)
+    _, indices = samples_at(7, 0, 54, 23)
+    assert torch.cat([batch.labels for batch in batches]).tolist() == split.labels[indices].tolist()
+    pixels = torch.stack([decode(split.images[i]) for i in indices])
+    assert torch.equal(torch.cat([batch.images for batch in batches]), pixels)
+
+
+@pytest.mark.slow
+def test_number_of_workers_changes_no_bit():
+    augment = Augment(crop="inception", flip=True, randaugment_layers=1, erase_prob=0.3)
+    alone = first(open_(augment, workers=0), 8)
+    for workers in (1, 2):
+        assert_equal(first(open_(augment, workers=workers), 8), alone)
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [Augment(crop="pad", flip=True, erase_prob=0.5), Augment(randaugment_layers=1, flip=True)],
+    ids=["in memory", "decoded by workers"],
+)
+def test_starting_at_a_position_equals_skipping_to_it(augment, request):
+    data = open_(augment)
+    assert data.kind in request.node.name
+    assert_equal(first(data, 5, position=24), first(data, 9)[4:])
+
+
+@pytest.mark.parametrize("augment", [Augment(flip=True, crop="pad"), Augment(randaugment_layers=1)])
+def test_batch_size_changes_no_sample(augment):
+    data = open_(augment)
+    small, large = first(data, 12, batch_size=5), first(data, 3, batch_size=20)
+    assert torch.equal(torch.cat([b.images for b in small]), torch.cat([b.images for b in large]))
+
+
+def test_another_seed_gives_another_order():
+    assert not torch.equal(first(open_(Augment(), seed=7), 1)[0].images, first(open_(Augment(), seed=8), 1)[0].images)
+
+
+@pytest.mark.parametrize(
+    ("augment", "sizes", "kind"),
+    [
+        (Augment(), ((8, 8),), "in memory"),
+        (Augment(crop="pad", flip=True), ((8, 8), (10, 12)), "in memory"),
+        (Augment(crop="inception"), ((12, 10),), "in memory"),
+        (Augment(crop="inception"), ((8, 8), (10, 12)), "decoded by workers"),
+        (Augment(randaugment_layers=2), ((8, 8),), "decoded by workers"),
+    ],
+)
+def test_path_is_in_memory_where_sizes_and_augmentation_allow_it(augment, sizes, kind):
+    assert open_(augment, png_split(sizes=sizes)).kind == kind
+
+
+def test_images_that_do_not_fit_into_memory_are_decoded_by_workers(monkeypatch):
+    monkeypatch.setattr(loading, "MEMORY_BYTES", 23 * 3 * 8 * 8 - 1)
+    assert open_(Augment()).kind == "decoded by workers"
+    monkeypatch.setattr(loading, "MEMORY_BYTES", 23 * 3 * 8 * 8)
+    assert open_(Augment()).kind == "in memory"
+
+
+@pytest.mark.parametrize("count", [1, 249, 250, 251, 700])
+@pytest.mark.parametrize("fits", [True, False], ids=["in memory", "by workers"])
+def test_evaluation_sees_every_image_once_in_order(monkeypatch, count, fits):
+    if not fits:
+        monkeypatch.setattr(loading, "MEMORY_BYTES", 0)
+    images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    split = Split(images, np.arange(count), [str(i) for i in range(count)])
+    data = EvalData(split, PREPROCESSING)
+    for _ in range(2):  # the second pass may come from memory
+        batches = list(data.batches())
+        assert torch.equal(torch.cat([labels for _, labels in batches]), torch.arange(count))
+        seen = torch.cat([images for images, _ in batches])
+        assert torch.equal(seen, torch.from_numpy(images).permute(0, 3, 1, 2))
+        assert len(batches[-1][1]) == (count % 250 or 250)
+
+
+def test_evaluation_crops_images_of_any_size():
+    split = png_split(sizes=((8, 8), (20, 30), (5, 3)))
+    (images, _), = EvalData(split, PREPROCESSING).batches()
+    expected = [evaluation_crop(decode(split.images[i]), PREPROCESSING) for i in range(len(split))]
+    assert torch.equal(images, torch.stack(expected))
+
+
+@pytest.mark.parametrize("augment", [Augment(), Augment(randaugment_layers=1)], ids=["in memory", "by workers"])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_unreadable_image_is_named(augment, workers):
+    split = png_split(12)
+    split.images[5] = b"not an image"
+    with pytest.raises(ValueError, match=r"image '5.png': .*remove or replace it"):
+        first(open_(augment, split, workers), 2)
+    with pytest.raises(ValueError, match=r"image '5.png': .*remove or replace it"):
+        list(EvalData(split, PREPROCESSING, workers=workers).batches())
+
+
+def test_grey_images_stay_grey():
+    images = np.random.default_rng(0).integers(0, 256, (10, 8, 8), dtype=np.uint8)
+    split = Split(images, np.arange(10), [str(i) for i in range(10)])
+    grey = Preprocessing((8, 8), channels=1, resize=1.0, mean=(0.5,), std=(0.5,))
+    for augment in (Augment(crop="pad", flip=True, erase_prob=0.5), Augment(crop="inception", randaugment_layers=1)):
+        data = train_data(split, augment, grey, seed=0, device=CPU, workers=0)
+        assert next(data.batches(0, 4)).images.shape == (4, 1, 8, 8)
+
+
+def test_default_number_of_workers_is_that_of_the_cores_at_most_eight():
+    assert 1 <= loading.default_workers() <= 8

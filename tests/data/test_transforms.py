@@ -1,0 +1,121 @@
+"""Transforms of one image beside Pillow, and the per-sample path's random state."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from mixonomy.data.transforms import TrainTransform, evaluation_crop
+from mixonomy.preprocessing import Preprocessing
+from mixonomy.recipe import Augment
+
+
+def noise(height: int, width: int, channels: int = 3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (channels, height, width), dtype=torch.uint8, generator=generator)
+
+
+def resized_by_pillow(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    return torch.from_numpy(np.array(image.resize((width, height), Image.Resampling.BILINEAR))).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("crop", "size_in", "between", "corner"),
+    [
+        # 28 = 32 * 224 / 256: the shorter side becomes 32, the other keeps the ratio.
+        ("resmall", (40, 60), (32, 48), (2, 10)),
+        ("resmall", (60, 40), (48, 32), (10, 2)),
+        ("resmall", (16, 20), (32, 40), (2, 6)),
+        ("resize", (40, 60), (32, 32), (2, 2)),
+        ("squash", (40, 60), (28, 28), (0, 0)),
+    ],
+)
+def test_evaluation_crop_equals_pillows_resize_and_a_central_cut(crop, size_in, between, corner):
+    pixels = noise(*size_in)
+    out = evaluation_crop(pixels, Preprocessing((28, 28), crop=crop, resize=256 / 224))
+    top, left = corner
+    expected = resized_by_pillow(pixels, *between)[:, top : top + 28, left : left + 28]
+    assert out.dtype == torch.uint8 and out.shape == (3, 28, 28)
+    assert (out.int() - expected.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("crop", ["resmall", "resize", "squash"])
+@pytest.mark.parametrize("size_in", [(1, 1), (3, 200), (200, 3), (28, 28), (500, 400)], ids=str)
+@pytest.mark.parametrize("image_size", [(28, 28), (14, 42)], ids=str)
+@pytest.mark.parametrize("resize", [1.0, 256 / 224, 1.01])
+def test_evaluation_crop_always_gives_the_models_size(crop, size_in, image_size, resize):
+    out = evaluation_crop(noise(*size_in), Preprocessing(image_size, crop=crop, resize=resize))
+    assert out.shape == (3, *image_size)
+
+
+def test_image_of_the_models_size_passes_unchanged_without_enlargement():
+    pixels = noise(28, 28)
+    for crop, resize in (("resmall", 1.0), ("resize", 1.0), ("squash", 256 / 224)):
+        assert torch.equal(evaluation_crop(pixels, Preprocessing((28, 28), crop=crop, resize=resize)), pixels)
+
+
+def test_resmall_keeps_the_shape_of_things_for_images_that_are_not_square():
+    # A white square in the middle of a wide image stays square.
+    pixels = torch.zeros(3, 40, 120, dtype=torch.uint8)
+    pixels[:, 10:30, 50:70] = 255
+    out = evaluation_crop(pixels, Preprocessing((20, 20), resize=1.0))
+    assert torch.equal(out, out.transpose(1, 2)) and (out[0] > 127).sum() == 100
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Augment(crop="inception", flip=True),
+        Augment(crop="pad", flip=True, erase_prob=1.0),
+        Augment(randaugment_layers=2, randaugment_magnitude=15),
+    ],
+    ids=["inception", "pad", "randaugment"],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_per_sample_path_depends_on_pixels_and_key_alone(config, channels):
+    half = (0.5,) * channels
+    preprocessing = Preprocessing((16, 16), channels=channels, resize=1.0, mean=half, std=half)
+    transform = TrainTransform(config, preprocessing)
+    pixels = noise(20, 24, channels)
+    torch.manual_seed(0)
+    first = [transform(pixels, key) for key in (1, 2, 2**64 - 1)]
+    torch.manual_seed(1)
+    assert all(torch.equal(transform(pixels, key), out) for key, out in zip((1, 2, 2**64 - 1), first, strict=True))
+    assert all(out.shape == (channels, 16, 16) and out.dtype == torch.uint8 for out in first)
+    assert not torch.equal(first[0], first[1])
+
+
+def test_per_sample_path_puts_the_process_wide_random_state_back():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    TrainTransform(Augment(crop="inception", flip=True), Preprocessing((8, 8)))(noise(20, 20), 5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_per_sample_path_without_augmentation_is_the_evaluation_crop():
+    preprocessing = Preprocessing((16, 16))
+    pixels = noise(40, 50)
+    assert torch.equal(TrainTransform(Augment(), preprocessing)(pixels, 3), evaluation_crop(pixels, preprocessing))
+
+
+def test_randaugment_is_torchvisions_with_the_recipes_numbers():
+    transform = TrainTransform(Augment(randaugment_layers=3, randaugment_magnitude=0), Preprocessing((8, 8)))
+    (step,) = [step for step in transform.steps.transforms if isinstance(step, v2.RandAugment)]
+    assert (step.num_ops, step.magnitude) == (3, 0)
+
+
+def test_stored_preprocessing_comes_back():
+    preprocessing = Preprocessing((28, 14), channels=1, crop="resize", resize=1.1, mean=(0.2,), std=(0.3,))
+    assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
+
+
+@pytest.mark.parametrize(
+    "changes", [{"channels": 2, "mean": (0, 0), "std": (1, 1)}, {"mean": (0.5,)}, {"crop": "random"}]
+)
+def test_preprocessing_that_makes_no_sense_is_refused(changes):
+    with pytest.raises(ValueError, match="give 1 or 3|unknown crop 'random'; use resmall"):
+        Preprocessing((8, 8), **changes)
+
+

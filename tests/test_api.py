@@ -1,0 +1,148 @@
+"""What `import mixonomy` offers."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional
+
+import mixonomy as mx
+from mixonomy.data import open_source, plan_splits
+from mixonomy.evals import normalise
+from mixonomy.models import info_of
+from mixonomy.recipe import changed
+from mixonomy.recipes import load_recipe
+
+SMALL = {"hidden_dim": 16, "num_blocks": 2, "tokens_mlp_dim": 8, "channels_mlp_dim": 32}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of forty steps on the digits."""
+    recipe = changed(load_recipe("digits"), model=SMALL, duration="40 steps", eval_every="20 steps")
+    return mx.train(recipe, tmp_path_factory.mktemp("runs") / "digits")
+
+
+@pytest.fixture
+def digit(tmp_path) -> tuple[Path, torch.Tensor]:
+    """The file of one test image, and its pixels."""
+    encoded = open_source("digits").splits["test"].images[7]
+    path = tmp_path / "digit.png"
+    path.write_bytes(bytes(encoded))
+    return path, torch.from_numpy(np.array(Image.open(path)))[None]
+
+
+def test_import_is_light_and_names_are_there():
+    code = (
+        "import sys, mixonomy; assert not {'torch', 'numpy', 'pydantic'} & set(sys.modules), 'heavy import';"
+        "assert all(callable(getattr(mixonomy, name)) for name in mixonomy.__all__)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = mx.nonsense
+
+
+def test_evaluation_gives_the_numbers_that_training_printed(run):
+    scored = dict(mx.evaluate(run.path).scores())
+    assert {name: run.result[name] for name in scored} == scored
+
+
+def test_evaluation_agrees_with_a_plain_loop(run):
+    model = mx.load(run.path)
+    test = plan_splits(open_source("digits"), 0.1).test
+    pixels = torch.stack([torch.from_numpy(np.array(_png(test.images[i])))[None] for i in range(len(test))])
+    with torch.inference_mode():
+        logits = model(pixels.float() / 127.5 - 1)
+    expected = (logits.argmax(1).numpy() == test.labels).mean()
+    assert mx.evaluate(run.path).top1 == pytest.approx(expected, abs=1e-12)
+
+
+def _png(encoded):
+    import io
+
+    return Image.open(io.BytesIO(encoded))
+
+
+def test_prediction_is_what_the_model_says_of_the_pixels(run, digit):
+    path, pixels = digit
+    model = mx.load(run.path)
+    (prediction,) = mx.predict(model, [path], top=10)
+    with torch.inference_mode():
+        probs = model(normalise(pixels[None], info_of(model).preprocessing)).softmax(1)[0]
+    assert prediction.error is None and len(prediction.classes) == 10
+    for name, prob in prediction.classes:
+        assert prob == pytest.approx(float(probs[int(name)]), rel=1e-5)
+    assert [prob for _, prob in prediction.classes] == sorted((prob for _, prob in prediction.classes), reverse=True)
+
+
+def test_prediction_reports_bad_files_and_answers_the_rest(run, digit, tmp_path):
+    path, pixels = digit
+    text = tmp_path / "text.jpg"
+    text.write_text("not an image")
+    large = tmp_path / "large.png"
+    functional.to_pil_image(functional.resize(pixels, [80, 80])).convert("RGB").save(large)
+    answers = list(mx.predict(run.path, [text, path, tmp_path / "missing.png", large]))
+    assert [answer.error is None for answer in answers] == [False, True, False, True]
+    assert "not a readable image" in str(answers[0].error) and "No such file" in str(answers[2].error)
+
+
+def test_saved_model_loads_with_class_names_and_preprocessing(run, tmp_path):
+    model = mx.load(run.path)
+    mx.save(model, tmp_path / "model.safetensors")
+    again = mx.load(tmp_path / "model.safetensors")
+    assert info_of(again) == info_of(model) and info_of(again).class_names == tuple("0123456789")
+    images = torch.rand(2, 1, 8, 8) * 2 - 1
+    assert torch.equal(again(images), model(images)) and not again.training
+
+
+def test_loading_refuses_what_is_no_model(tmp_path, run):
+    (tmp_path / "weights.pt").write_bytes(b"\x80\x04")
+    for where, message in (
+        (tmp_path / "nothing", "no file or run folder"),
+        (tmp_path, "no run folder: it has no run.json"),
+        (tmp_path / "weights.pt", "neither a run folder nor .safetensors nor .npz"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mx.load(where)
+
+
+def test_data_with_classes_that_the_model_does_not_know_is_refused(run, shared):
+    with pytest.raises(ValueError, match="classes that the model does not know: airplane, automobile"):
+        mx.evaluate(run.path, "cifar10", runtime=_runtime(shared))
+
+
+def test_data_with_classes_in_another_order_is_scored_by_name(run, tmp_path):
+    import json
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    test = open_source("digits").splits["test"]
+    order = list("9876543210")
+    labels = [order.index(str(label)) for label in test.labels]
+    schema = pa.schema(
+        [("image", pa.binary()), ("label", pa.int64())],
+        metadata={"class_names": json.dumps(order), "channels": "1"},
+    )
+    table = pa.table({"image": [bytes(test.images[i]) for i in range(len(test))], "label": labels}, schema=schema)
+    for split in ("train", "test"):
+        pq.write_table(table, tmp_path / f"turned_{split}.parquet")
+    assert mx.evaluate(run.path, str(tmp_path / "turned")).top1 == mx.evaluate(run.path).top1
+
+
+def test_model_without_data_asks_for_a_source(run):
+    with pytest.raises(ValueError, match="names no data"):
+        mx.evaluate(mx.load(run.path))
+    with pytest.raises(ValueError, match="names no data"):
+        mx.evaluate(run.path / "model.safetensors")
+    assert mx.evaluate(run.path / "model.safetensors", "digits").top1 == run.result["top1"]
+
+
+def _runtime(shared: Path):
+    from mixonomy.training import Runtime
+
+    return Runtime(data_root=str(shared / "data"))

@@ -1,0 +1,62 @@
+"""The house rule: a module imports from lower floors or from its own folder, never from above or beside."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mixonomy
+
+ROOT = Path(mixonomy.__file__).parent
+FLOORS = {
+    "nn": 0, "durations": 0, "preprocessing": 0, "devices": 0, "progress": 0,
+    "recipe": 0.5,
+    "models": 1, "data": 1, "optim": 1,
+    "runs": 2, "checkpoint": 2, "tracking": 2,
+    "evals": 3,
+    "train": 4,
+    "recipes": 5, "report": 5,
+    "api": 7,
+    "cli": 8,
+    "__main__": 9,
+}  # fmt: skip
+MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path.relative_to(ROOT) != Path("__init__.py"))
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def _imports(node: ast.AST) -> Iterator[str]:
+    """The first part below mixonomy of everything that a syntax tree imports, at whatever depth."""
+    if _is_type_checking(node):
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("mixonomy."))
+    if isinstance(node, ast.ImportFrom):
+        assert node.level == 0, "imports are absolute in this package"
+        if node.module == "mixonomy":
+            yield from (alias.name for alias in node.names if alias.name != "__version__")
+        elif node.module is not None and node.module.startswith("mixonomy."):
+            yield node.module.split(".")[1]
+    for child in ast.iter_child_nodes(node):
+        yield from _imports(child)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_module_imports_only_from_lower_floors_or_its_own_folder(path):
+    own = path.parts[0].removesuffix(".py")
+    assert own in FLOORS, f"{path} is on no floor; give it a row in FLOORS"
+    for other in _imports(ast.parse((ROOT / path).read_text())):
+        assert other in FLOORS, f"{path} imports {other}, which is on no floor"
+        assert other == own or FLOORS[other] < FLOORS[own], f"{path} imports {other}, which is not below it"
+
+
+def test_every_floor_exists():
+    assert set(FLOORS) == {path.parts[0].removesuffix(".py") for path in MODULES}
+
+
+def test_import_finder_sees_imports_inside_functions_but_not_those_for_type_checkers():
+    code = "def f():\n    from mixonomy.training import train\nif TYPE_CHECKING:\n    import mixonomy.api\nimport mixonomy.nn\n"
+    assert list(_imports(ast.parse(code))) == ["train", "nn"]

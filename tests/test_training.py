@@ -1,0 +1,351 @@
+"""The training loop: what it writes, that it resumes exactly, and how it stops."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from mixonomy import training
+from mixonomy.models import read_safetensors
+from mixonomy.recipe import Recipe, changed
+from mixonomy.recipes import load_recipe, recipe_names
+from mixonomy.runs import RunFolder, read_metrics
+from mixonomy.training import Interrupted, Runtime, train
+
+DIGITS = load_recipe("digits")
+
+
+def tiny(**changes) -> Recipe:
+    """Ten steps of a one-block Mixer on the digits."""
+    sizes = {"hidden_dim": 16, "num_blocks": 2, "tokens_mlp_dim": 8, "channels_mlp_dim": 32}
+    values = {"model": sizes, "duration": "10 steps", "batch_size": 32, "eval_every": "5 steps"}
+    for key, value in changes.items():
+        values[key] = {**values.get(key, {}), **value} if isinstance(value, dict) else value
+    return changed(DIGITS, **values)
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model.safetensors")
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+class Killed(BaseException):
+    """Stands for a process that is gone: nothing catches it, nothing is saved."""
+
+
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, out: Path, **options) -> None:
+    """Runs until a step and stops there without any clean-up of ours."""
+    original = training._Training.step
+
+    def dying(self, batch, at):
+        if at == step:
+            raise Killed
+        return original(self, batch, at)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Training, "step", dying)
+        with pytest.raises(Killed):
+            train(recipe, out, **options)
+
+
+VARIANTS = {
+    "adamw": {},
+    "sgd with clipping": {"optim": {"name": "sgd", "lr": 0.05, "clip": 1.0, "weight_decay": 1e-4}},
+    "muon with average": {"optim": {"name": "muon", "lr": 0.02, "ema": 0.9}},
+    "dropout and stochastic depth": {"model": {"dropout": 0.1, "drop_path": 0.2}},
+    "cutmix in pieces": {"augment": {"cutmix_prob": 0.5}, "optim": {"accumulate": 4}},
+    "mixup and sigmoid": {"augment": {"mixup": 0.4}, "loss": "sigmoid"},
+    "best weights": {"keep": "best", "eval_every": "2 steps"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("stop", [5, 8])
+def test_stopped_and_resumed_run_equals_the_uninterrupted_one(variant, stop, tmp_path, monkeypatch):
+    recipe = tiny(**VARIANTS[variant])
+    train(recipe, tmp_path / "whole")
+    killed_at(stop, monkeypatch, recipe, tmp_path / "parts")
+    result = train(recipe, tmp_path / "parts")
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    assert result["steps"] == 10 and result["seen"] == 320
+    rows = {key: [row for row in read_metrics(tmp_path / key / "metrics.jsonl")] for key in ("whole", "parts")}
+    losses = {key: [row["loss"] for row in value if "loss" in row] for key, value in rows.items()}
+    assert losses["whole"] == losses["parts"]
+
+
+def test_resume_in_the_second_epoch_with_another_number_of_workers(tmp_path, monkeypatch):
+    recipe = tiny(augment={"crop": "none", "randaugment_layers": 1}, duration="24 steps", batch_size=100)
+    train(recipe, tmp_path / "whole", runtime=Runtime(workers=0))
+    killed_at(21, monkeypatch, recipe, tmp_path / "parts", runtime=Runtime(workers=2))
+    train(recipe, tmp_path / "parts", runtime=Runtime(workers=1))
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_equal_seeds_give_equal_weights_and_others_do_not(tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        train(tiny(seed=seed), tmp_path / name)
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
+    assert not torch.equal(weights(tmp_path / "a")["head.weight"], weights(tmp_path / "c")["head.weight"])
+
+
+def test_pieces_give_the_step_of_the_whole_batch(tmp_path):
+    train(tiny(optim={"name": "sgd", "lr": 0.05}), tmp_path / "whole")
+    train(tiny(optim={"name": "sgd", "lr": 0.05, "accumulate": 4}), tmp_path / "pieces")
+    whole, pieces = weights(tmp_path / "whole"), weights(tmp_path / "pieces")
+    for name in whole:
+        torch.testing.assert_close(whole[name], pieces[name], rtol=1e-4, atol=1e-6)
+
+
+def test_average_is_what_is_evaluated_and_saved(tmp_path, monkeypatch):
+    history = []
+    original = training._Training.step
+
+    def watched(self, batch, step):
+        loss = original(self, batch, step)
+        history.append(self.model.head.weight.detach().clone())
+        return loss
+
+    monkeypatch.setattr(training._Training, "step", watched)
+    torch.manual_seed(DIGITS.seed)
+    train(tiny(optim={"ema": 0.75}, keep="last"), tmp_path)
+    expected = torch.zeros_like(history[0])  # the head starts at zero
+    for weight in history:
+        expected = 0.75 * expected + 0.25 * weight
+    torch.testing.assert_close(weights(tmp_path)["head.weight"], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_finished_run_returns_its_result_and_changes_nothing(tmp_path):
+    first = train(tiny(), tmp_path)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert train(tiny(), tmp_path) == first
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_another_recipe_on_the_same_folder_is_refused_by_field(tmp_path):
+    train(tiny(), tmp_path)
+    with pytest.raises(ValueError, match=r"holds another run: batch_size \(32 there, 16 now\), optim.lr \(0.003"):
+        train(tiny(batch_size=16, optim={"lr": 0.1}), tmp_path)
+
+
+def test_loss_that_is_not_finite_stops_with_its_step_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    original = training.optim.classification_loss
+    calls = []
+
+    def spoilt(logits, targets, loss):
+        calls.append(None)
+        return original(logits, targets, loss) * (float("nan") if len(calls) == 8 else 1.0)
+
+    monkeypatch.setattr(training.optim, "classification_loss", spoilt)
+    with pytest.raises(ValueError, match="the loss became nan at step 8"):
+        train(tiny(), tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000005.safetensors"]
+
+
+def test_ctrl_c_saves_and_the_same_call_goes_on(tmp_path, monkeypatch):
+    train(tiny(), tmp_path / "whole")
+    original = training._Training.step
+
+    def interrupting(self, batch, step):
+        if step == 6:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, batch, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training._Training, "step", interrupting)
+        with pytest.raises(Interrupted, match="stopped after step 7 of 10"):
+            train(tiny(), tmp_path / "parts")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    train(tiny(), tmp_path / "parts")
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_damaged_newest_checkpoint_is_said_and_the_one_before_is_taken(tmp_path, monkeypatch):
+    recipe = tiny(eval_every="2 steps")
+    train(recipe, tmp_path / "whole")
+    killed_at(9, monkeypatch, recipe, tmp_path / "parts")
+    newest = sorted((tmp_path / "parts/checkpoints").glob("step-*"))[-1]
+    content = bytearray(newest.read_bytes())
+    content[-5] ^= 1
+    newest.write_bytes(content)
+    said = []
+
+    class Listening(training.Console):
+        def say(self, text):
+            said.append(text)
+
+    train(recipe, tmp_path / "parts", console=Listening(quiet=True))
+    assert any("does not match its checksum; the checkpoint before it is taken" in text for text in said)
+    assert "going on from step 6 of 10" in said
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_full_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    usage = type("Usage", (), {"free": 10})
+    monkeypatch.setattr(training.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(ValueError, match="make room, then the same command goes on"):
+        train(tiny(), tmp_path)
+
+
+def test_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ValueError, match="cannot write to .*give another --out"):
+        train(tiny(), tmp_path / "file" / "run")
+
+
+def test_test_images_are_scored_once_and_never_choose(tmp_path, monkeypatch):
+    scored = []
+    original = training._Training.evaluate
+
+    def watched(self, images):
+        scored.append(len(images))
+        return original(self, images)
+
+    monkeypatch.setattr(training._Training, "evaluate", watched)
+    result = train(tiny(), tmp_path)
+    assert scored == [143, 143, 359]
+    assert result["best_step"] in (5, 10) and result["n"] == 359
+
+
+def test_without_validation_data_the_last_state_counts(tmp_path):
+    result = train(tiny(data={"val_share": 0.0}), tmp_path)
+    assert result["val_top1"] is None and result["best_step"] is None
+    assert not any("val/top1" in row for row in read_metrics(tmp_path / "metrics.jsonl"))
+
+
+class TenLines(nn.Module):
+    """Somebody's own classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, images):
+        return self.head(self.norm(self.conv(images)).relu().mean((2, 3)))
+
+
+def test_own_module_trains_resumes_and_comes_back(tmp_path, monkeypatch):
+    recipe = tiny(optim={"ema": 0.5})
+    torch.manual_seed(3)
+    start = TenLines().state_dict()
+
+    def mine() -> TenLines:
+        module = TenLines()
+        module.load_state_dict(start)
+        return module
+
+    train(recipe, tmp_path / "whole", model=mine())
+    killed_at(7, monkeypatch, recipe, tmp_path / "parts", model=mine())
+    train(recipe, tmp_path / "parts", model=mine())
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    back = read_safetensors(tmp_path / "whole/model.safetensors", TenLines())
+    assert isinstance(back, TenLines) and torch.equal(back.head.weight, weights(tmp_path / "whole")["head.weight"])
+    with pytest.raises(ValueError, match="pass one built the same way"):
+        read_safetensors(tmp_path / "whole/model.safetensors")
+
+
+def test_run_folder_says_how_it_came_about(tmp_path):
+    train(tiny(), tmp_path, command="mixonomy train --out x")
+    info = RunFolder(tmp_path).info()
+    assert info["command"] == "mixonomy train --out x"
+    assert info["precision"] in ("fp32", "bf16") and torch.__version__.startswith(info["versions"]["torch"])
+    assert Recipe.model_validate(info["recipe"]) == tiny()
+    assert not list((tmp_path / "checkpoints").iterdir()), "a finished run needs no checkpoints"
+
+
+@pytest.fixture(scope="module")
+def tiny_rgb(tmp_path_factory) -> Path:
+    """The prefix of a parquet data set of 24 colour images of two sizes in three classes."""
+    from torchvision.io import encode_jpeg
+
+    folder = tmp_path_factory.mktemp("rgb")
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (("train", 24), ("test", 9)):
+        sizes = [(40, 48) if i % 2 else (48, 40) for i in range(count)]
+        pixels = [torch.randint(0, 256, (3, *size), generator=generator, dtype=torch.uint8) for size in sizes]
+        images = [encode_jpeg(image).numpy().tobytes() for image in pixels]
+        labels = np.arange(count) % 3
+        metadata = {"class_names": json.dumps(["ant", "bee", "cat"])}
+        schema = pa.schema([("image", pa.binary()), ("label", pa.int64())], metadata=metadata)
+        pq.write_table(pa.table({"image": images, "label": labels}, schema=schema), folder / f"tiny_{split}.parquet")
+    return folder / "tiny"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_takes_two_steps_in_a_shrunken_form(name, tiny_rgb, tmp_path):
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    patch = 4
+    small = changed(
+        recipe,
+        data={"source": str(tiny_rgb)},
+        model={"patch_size": patch, "hidden_dim": 8, "num_blocks": 2, "tokens_mlp_dim": 4, "channels_mlp_dim": 8},
+        image_size=16,
+        batch_size=4,
+        duration="2 steps",
+        eval_every="1 steps",
+    )
+    result = train(small, tmp_path, runtime=Runtime(workers=0))
+    assert result["n"] == 9 and result["steps"] == 2
+    assert all(np.isfinite(row["loss"]) for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row)
+
+
+@pytest.mark.parametrize("name", ["imagenet1k_b16", "imagenet1k_l16"])
+def test_imagenet_recipes_are_the_paper_s_table_4(name):
+    recipe = load_recipe(name)
+    assert (recipe.batch_size, recipe.duration, recipe.optim.warmup) == (4096, "300 epochs", "10000 steps")
+    assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.optim.clip) == (1e-3, 0.1, 1.0)
+    augment = recipe.augment
+    assert (augment.randaugment_layers, augment.randaugment_magnitude, augment.mixup) == (2, 15, 0.5)
+    assert (recipe.model.dropout, recipe.model.drop_path, recipe.image_size) == (0.0, 0.1, 224)
+
+
+def run_and_kill_at_random(out: Path, seed: int, arguments: list[str]) -> int:
+    """Starts the command again and again, kills it after a random time, until it ends by itself; counts the kills."""
+    random = np.random.default_rng(seed)
+    kills = 0
+    while True:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mixonomy", "train", *arguments, "--out", str(out)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            process.wait(timeout=random.uniform(4.0, 9.0) + kills)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+            continue
+        assert process.returncode == 0
+        return kills
+
+
+@pytest.mark.very_slow
+def test_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "mixonomy", "train", "--out", str(tmp_path / "whole")], check=True, capture_output=True
+    )
+    start = time.monotonic()
+    kills = [run_and_kill_at_random(tmp_path / f"killed{seed}", seed, []) for seed in range(2)]
+    assert sum(kills) >= 2, f"too fast to be killed: {time.monotonic() - start:.0f} s"
+    for seed in range(2):
+        assert_same_weights(tmp_path / "whole", tmp_path / f"killed{seed}")
