@@ -10,8 +10,9 @@ interquartile range.
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,38 +76,17 @@ def step_seconds(num_steps: int, device: torch.device) -> dict[str, list[float]]
     return seconds
 
 
-def rows_of(seconds: dict[str, Sequence[float]], device: str) -> list[Row]:
+def rows_of(seconds: Mapping[str, Sequence[float]], device: str) -> list[Row]:
     """Latency of both, and how many times as fast as torch's ours is."""
     where, rows = origin(device), []
     data = f"{len(matrices())} matrices of the CIFAR Mixer"
+    about: dict[str, Any] = {"study": "muon", "data": data, "n": len(seconds["ours"])}
     for name, values in seconds.items():
         value, spread = middle([1000 * s for s in values])
-        rows.append(
-            make_row(
-                where,
-                study="muon",
-                model=name,
-                data=data,
-                metric="latency_ms",
-                value=value,
-                unit="ms",
-                spread=spread,
-                n=len(values),
-            )
-        )
-    ratio, spread = middle([b / a for a, b in zip(seconds["ours"], seconds["torch.optim.Muon"], strict=True)])
+        rows.append(make_row(where, **about, model=name, metric="latency_ms", value=value, unit="ms", spread=spread))
+    value, spread = middle([b / a for a, b in zip(seconds["ours"], seconds["torch.optim.Muon"], strict=True)])
     rows.append(
-        make_row(
-            where,
-            study="muon",
-            model="ours",
-            data=data,
-            metric="ratio_default",
-            value=ratio,
-            unit="ratio",
-            spread=spread,
-            n=len(seconds["ours"]),
-        )
+        make_row(where, **about, model="ours", metric="ratio_default", value=value, unit="ratio", spread=spread)
     )
     return rows
 
@@ -137,7 +117,7 @@ def main() -> int:
     rows = rows_of(step_seconds(options.steps, device), options.device)
     append(options.results, rows)
     for row in rows:
-        print(f"{row['model']:20}{row['metric']:16}{row['value']:10.2f} {row['unit']}, spread {row['spread']:.2f}")
+        print(f"{row['model']:20}{row['metric']:16}{row['value']:10.2f} {row['unit']}, spread {row['spread']}")
     return 0
 
 

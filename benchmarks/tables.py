@@ -45,7 +45,7 @@ def recipes(results: Path) -> str:
         for p in published
         if p not in used
     ]
-    header = "data|model, length|parameters|test top-1, %|n|minutes|images/s|published top-1, %|machine|commit"
+    header = "data|model and length|parameters|test top-1, %|n|minutes|images/s|published top-1, %|machine|commit"
     return _table(header.split("|"), lines, right=(2, 3, 5, 6))
 
 
@@ -69,9 +69,7 @@ def train(results: Path) -> str:
                 row["commit"] or "-",
             ]
         )
-    header = (
-        "model|data|images/s|times timm fp32|times timm's best|peak memory, MB|of the limit, %|steps|machine|commit"
-    )
+    header = "model|data|images/s|/ timm fp32|/ timm's best|peak memory, MB|of the limit, %|steps|machine|commit"
     return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6))
 
 

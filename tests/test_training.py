@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from mixonomy import training
+from mixonomy import train_state, training
 from mixonomy.models import read_safetensors
 from mixonomy.recipe import Recipe, changed
 from mixonomy.recipes import load_recipe, recipe_names
@@ -52,7 +52,7 @@ class Killed(BaseException):
 
 def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, out: Path, **options) -> None:
     """Runs until a step and stops there without any clean-up of ours."""
-    original = training._Training.step
+    original = training.TrainState.step
 
     def dying(self, batch, at):
         if at == step:
@@ -60,7 +60,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, out: P
         return original(self, batch, at)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Training, "step", dying)
+        patch.setattr(training.TrainState, "step", dying)
         with pytest.raises(Killed):
             train(recipe, out, **options)
 
@@ -115,14 +115,14 @@ def test_pieces_give_the_step_of_the_whole_batch(tmp_path):
 
 def test_average_is_what_is_evaluated_and_saved(tmp_path, monkeypatch):
     history = []
-    original = training._Training.step
+    original = training.TrainState.step
 
     def watched(self, batch, step):
         loss = original(self, batch, step)
         history.append(self.model.head.weight.detach().clone())
         return loss
 
-    monkeypatch.setattr(training._Training, "step", watched)
+    monkeypatch.setattr(training.TrainState, "step", watched)
     torch.manual_seed(DIGITS.seed)
     train(tiny(optim={"ema": 0.75}, keep="last"), tmp_path)
     expected = torch.zeros_like(history[0])  # the head starts at zero
@@ -145,14 +145,14 @@ def test_another_recipe_on_the_same_folder_is_refused_by_field(tmp_path):
 
 
 def test_loss_that_is_not_finite_stops_with_its_step_and_keeps_the_checkpoint(tmp_path, monkeypatch):
-    original = training.optim.classification_loss
+    original = train_state.optim.classification_loss
     calls = []
 
     def spoilt(logits, targets, loss):
         calls.append(None)
         return original(logits, targets, loss) * (float("nan") if len(calls) == 8 else 1.0)
 
-    monkeypatch.setattr(training.optim, "classification_loss", spoilt)
+    monkeypatch.setattr(train_state.optim, "classification_loss", spoilt)
     with pytest.raises(ValueError, match="the loss became nan at step 8"):
         train(tiny(), tmp_path)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000005.safetensors"]
@@ -160,7 +160,7 @@ def test_loss_that_is_not_finite_stops_with_its_step_and_keeps_the_checkpoint(tm
 
 def test_ctrl_c_saves_and_the_same_call_goes_on(tmp_path, monkeypatch):
     train(tiny(), tmp_path / "whole")
-    original = training._Training.step
+    original = training.TrainState.step
 
     def interrupting(self, batch, step):
         if step == 6:
@@ -168,7 +168,7 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(tmp_path, monkeypatch):
         return original(self, batch, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Training, "step", interrupting)
+        patch.setattr(training.TrainState, "step", interrupting)
         with pytest.raises(Interrupted, match="stopped after step 7 of 10"):
             train(tiny(), tmp_path / "parts")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -211,13 +211,13 @@ def test_folder_that_cannot_be_written_is_one_sentence(tmp_path):
 
 def test_test_images_are_scored_once_and_never_choose(tmp_path, monkeypatch):
     scored = []
-    original = training._Training.evaluate
+    original = training.TrainState.evaluate
 
     def watched(self, images):
         scored.append(len(images))
         return original(self, images)
 
-    monkeypatch.setattr(training._Training, "evaluate", watched)
+    monkeypatch.setattr(training.TrainState, "evaluate", watched)
     result = train(tiny(), tmp_path)
     assert scored == [143, 143, 359]
     assert result["best_step"] in (5, 10) and result["n"] == 359

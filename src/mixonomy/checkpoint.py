@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ class Progress:
     best_top1: float | None = None
     best_step: int | None = None
     log_bytes: int = 0
+
+    def after_step(self, batch_size: int, seconds: float) -> "Progress":
+        """One step later."""
+        return replace(self, step=self.step + 1, seen=self.seen + batch_size, seconds=self.seconds + max(seconds, 1e-9))
 
 
 class Checkpoints:

@@ -34,6 +34,10 @@ class RunFolder:
         """Whether a run was started here."""
         return self._info.is_file()
 
+    def has_progress(self) -> bool:
+        """Whether there is something to lose: a checkpoint or a result."""
+        return self.exists() and (self._result.is_file() or any(self.checkpoints.glob("step-*.safetensors")))
+
     def info(self) -> dict[str, Any]:
         """The content of run.json.
 

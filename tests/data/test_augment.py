@@ -56,9 +56,7 @@ def coordinates(size: int, step: int, start: int = 30) -> torch.Tensor:
 @pytest.mark.parametrize("out_size", [(16, 16), (9, 20), (64, 48)], ids=str)
 def test_resized_crop_equals_torchvisions_to_one_grey_level(out_size):
     images = noise(40, 3, 32, 24)
-    boxes = random_boxes(
-        stream.uniforms(keys(40), DRAWS), (32, 24), area=(0.02, 1.0), ratio=(0.5, 2.0), whole=True
-    )
+    boxes = random_boxes(stream.uniforms(keys(40), DRAWS), (32, 24), area=(0.02, 1.0), ratio=(0.5, 2.0), whole=True)
     boxes = or_central_box(boxes, (32, 24), (0.5, 2.0))
     boxes[:3] = [[0, 0, 32, 24], [31, 23, 1, 1], [0, 5, 32, 1]]
     ours = resized_crops(images, boxes, out_size)
@@ -105,9 +103,7 @@ def test_central_box_is_torchvisions_where_no_attempt_fits(image_size):
 
 
 def test_boxes_lie_inside_the_image_and_within_their_area():
-    boxes = random_boxes(
-        stream.uniforms(keys(3000), DRAWS), (40, 60), area=(0.1, 0.5), ratio=(0.5, 2.0), whole=True
-    )
+    boxes = random_boxes(stream.uniforms(keys(3000), DRAWS), (40, 60), area=(0.1, 0.5), ratio=(0.5, 2.0), whole=True)
     top, left, height, width = boxes.T
     assert (top >= 0).all() and (left >= 0).all()
     assert (top + height <= 40).all() and (left + width <= 60).all()

@@ -135,7 +135,7 @@ def test_evaluation_sees_every_image_once_in_order(monkeypatch, count, fits):
 
 def test_evaluation_crops_images_of_any_size():
     split = png_split(sizes=((8, 8), (20, 30), (5, 3)))
-    (images, _), = EvalData(split, PREPROCESSING).batches()
+    ((images, _),) = EvalData(split, PREPROCESSING).batches()
     expected = [evaluation_crop(decode(split.images[i]), PREPROCESSING) for i in range(len(split))]
     assert torch.equal(images, torch.stack(expected))
 

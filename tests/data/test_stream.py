@@ -81,9 +81,7 @@ def test_position_far_in_the_stream_needs_no_walk():
 
 def test_keys_differ_between_seeds_epochs_and_samples():
     seeds, epochs, indices = np.meshgrid(range(20), range(20), range(20), indexing="ij")
-    keys = [
-        sample_keys(seed, epochs[seed].ravel(), indices[seed].ravel()) for seed in range(20)
-    ]
+    keys = [sample_keys(seed, epochs[seed].ravel(), indices[seed].ravel()) for seed in range(20)]
     assert len(np.unique(np.concatenate(keys))) == seeds.size
 
 

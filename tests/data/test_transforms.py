@@ -117,5 +117,3 @@ def test_stored_preprocessing_comes_back():
 def test_preprocessing_that_makes_no_sense_is_refused(changes):
     with pytest.raises(ValueError, match="give 1 or 3|unknown crop 'random'; use resmall"):
         Preprocessing((8, 8), **changes)
-
-

@@ -1,0 +1,147 @@
+"""What a training step changes, and how: model, average of weights, optimizers.
+
+Axes: B images, c image channels, H and W pixels, K classes.
+"""
+
+import copy
+import shutil
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mixonomy import data, devices, optim
+from mixonomy.checkpoint import Checkpoints, Progress, optimizer_tensors, restore_optimizers, under
+from mixonomy.data.mix import mix
+from mixonomy.data.stream import mix64
+from mixonomy.durations import num_steps
+from mixonomy.evals import Classification, Predictor, classify, normalise
+from mixonomy.models import load_weights
+from mixonomy.preprocessing import Preprocessing
+from mixonomy.progress import Console
+from mixonomy.recipe import Recipe
+
+
+class TrainState:
+    """Model, average and optimizers, and how one step changes them.
+
+    Args:
+      total: number of steps of the whole run, which the schedule needs.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        preprocessing: Preprocessing,
+        num_classes: int,
+        device: torch.device,
+        precision: devices.Precision,
+        total: int,
+    ):
+        self.recipe, self.model, self.preprocessing = recipe, model, preprocessing
+        self.num_classes, self.device, self.total = num_classes, device, total
+        self.precision: devices.Precision = precision
+        self.warmup = num_steps(
+            recipe.optim.warmup,
+            batch_size=recipe.batch_size,
+            num_examples=recipe.batch_size,
+            total_steps=total,
+        )
+        self.optimizers = optim.make_optimizers(model, recipe.optim)
+        self.average = copy.deepcopy(model).requires_grad_(False) if recipe.optim.ema else None
+        self.best: dict[str, Tensor] | None = None
+        self.forward = _compiled(model) if recipe.compile else model
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The module whose weights count: the average where there is one."""
+        return self.average if self.average is not None else self.model
+
+    def lr(self, step: int) -> float:
+        """The learning rate of a step (of the first optimizer)."""
+        return self.recipe.optim.lr * self._factor(step)
+
+    def step(self, batch: data.Batch, step: int) -> Tensor:
+        """One optimizer step; returns the loss, still on the device."""
+        config = self.recipe.optim
+        # Dropout and stochastic depth are pure functions of (seed, step), so a resumed run repeats them.
+        torch.manual_seed(int(mix64(np.array([self.recipe.seed << 32 | step], dtype=np.uint64))[0] >> np.uint64(1)))
+        optim.set_lr(self.optimizers, self._factor(step))
+        images = normalise(batch.images.to(self.device, non_blocking=True), self.preprocessing)
+        labels = batch.labels.to(self.device, non_blocking=True)
+        targets = optim.soft_targets(labels, self.num_classes, self.recipe.label_smoothing)
+        images, targets = mix(images, targets, batch.keys, self.recipe.augment)
+        self.model.train()
+        loss_sum = torch.zeros((), device=self.device)
+        pieces = config.accumulate
+        for x, y in zip(images.chunk(pieces), targets.chunk(pieces), strict=True):
+            with devices.autocast(self.device, self.precision):
+                logits = self.forward(x)
+            loss = optim.classification_loss(logits, y, self.recipe.loss) / pieces
+            loss.backward()
+            loss_sum += loss.detach()
+        if config.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if self.average is not None:
+            with torch.no_grad():
+                torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+                    list(self.average.parameters()), list(self.model.parameters()), 1.0 - config.ema
+                )
+                for mean, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
+                    mean.copy_(buffer)
+        return loss_sum
+
+    def evaluate(self, images: data.EvalData) -> Classification:
+        """Scores a split with the weights that count."""
+        predictor = Predictor(self.averaged, self.preprocessing, self.device, self.precision, self.recipe.loss)
+        return classify(predictor, images.batches(), self.num_classes)
+
+    def remember_best(self) -> None:
+        """Keeps a copy of the weights that count."""
+        self.best = {name: t.detach().to("cpu", copy=True) for name, t in self.averaged.state_dict().items()}
+
+    def take_best(self) -> None:
+        """Puts the remembered weights in the place of those that count; does nothing if none are remembered."""
+        if self.best is not None:
+            load_weights(self.averaged, self.best, "the best checkpoint")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that the next step depends on, by name."""
+        parts = {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer_tensors(self.model, self.optimizers),
+        }
+        parts |= {"average": self.average.state_dict()} if self.average is not None else {}
+        parts |= {"best": self.best} if self.best is not None else {}
+        return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+    def restore(self, checkpoints: Checkpoints, console: Console) -> Progress:
+        """Goes back to the newest whole checkpoint, or stays at the start."""
+        found = checkpoints.newest()
+        if found is None:
+            return Progress()
+        tensors, progress, damaged = found
+        for problem in damaged:
+            console.say(f"{problem}; the checkpoint before it is taken.")
+        load_weights(self.model, under("model", tensors), "the checkpoint")
+        if self.average is not None:
+            load_weights(self.average, under("average", tensors), "the checkpoint")
+        restore_optimizers(under("optimizer", tensors), self.model, self.optimizers)
+        self.best = under("best", tensors) or None
+        console.say(f"going on from step {progress.step} of {self.total}")
+        return progress
+
+    def _factor(self, step: int) -> float:
+        config = self.recipe.optim
+        return optim.lr_factor(step, total=self.total, warmup=self.warmup, schedule=config.schedule, end=config.end)
+
+
+def _compiled(model: nn.Module) -> Any:
+    if not torch.cuda.is_available() and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+        raise ValueError("compile=True needs a C++ compiler (g++ or clang++), and none is found; install one.")
+    return torch.compile(model)

@@ -1,0 +1,95 @@
+"""Generated tables: written from rows between markers, and up to date in this repository."""
+
+import sys
+
+import pytest
+
+import rows
+import tables
+from rows import Origin, make_row
+
+WHERE = Origin("a CPU", "abc", "python benchmarks/recipes.py cifar10", "2026-01-31")
+LATER = Origin("a CPU", "def", "python benchmarks/recipes.py cifar10", "2026-02-01")
+TEXT = "# Title\n\n<!-- generated: recipes -->\nold\n<!-- /generated -->\n\nafter\n"
+
+
+def summary(where, top1):
+    about = {"study": "recipe", "model": "mixer P=4, 14 epochs", "data": "cifar10", "n": 3}
+    numbers = {"top1": (top1, 0.002), "seconds": (3600.0, 6.0), "images_per_s": (1234.0, 5.0), "params": (1132170, 0.0)}
+    return [
+        make_row(where, **about, metric=metric, value=value, unit="x", spread=spread)
+        for metric, (value, spread) in numbers.items()
+    ]
+
+
+@pytest.fixture
+def root(tmp_path):
+    rows.append(tmp_path / "results" / "recipes.jsonl", [*summary(WHERE, 0.5), *summary(LATER, 0.9)])
+    published = {**summary(WHERE, 0.9083)[0], "source": "somebody"}
+    elsewhere = {**published, "data": "imagenet1k", "model": "mixer-b/16", "value": 0.7644, "source": "the paper"}
+    rows.append(tmp_path / "results" / "published.jsonl", [published, elsewhere])
+    (tmp_path / "README.md").write_text(TEXT)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "results.md").write_text("<!-- generated: train -->\n<!-- /generated -->")
+    return tmp_path
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["tables.py", *map(str, arguments)])
+    return tables.main()
+
+
+def test_tables_are_written_once_and_then_stay(root, monkeypatch):
+    assert run(monkeypatch, "--root", root, "--check") == 1
+    assert (root / "README.md").read_text() == TEXT, "--check writes nothing"
+    assert run(monkeypatch, "--root", root) == 0
+    text = (root / "README.md").read_text()
+    assert text.startswith("# Title\n") and text.endswith("\n\nafter\n") and "old" not in text
+    assert "No rows yet." in (root / "docs" / "results.md").read_text()
+    assert run(monkeypatch, "--root", root, "--check") == 0
+
+
+def test_a_recipe_has_one_line_with_its_newest_numbers_beside_the_published_ones(root):
+    lines = tables.recipes(root / "results").splitlines()
+    ours = [cell.strip() for cell in lines[2].strip("|").split(" | ")]
+    assert ours == [
+        "cifar10",
+        "mixer P=4, 14 epochs",
+        "1,132,170",
+        "90.00 ± 0.20",
+        "3",
+        "60.0",
+        "1,234",
+        "90.83 (somebody)",
+        "a CPU",
+        "def",
+    ]
+    assert "| imagenet1k | mixer-b/16 | - | not run here |" in lines[3] and "76.44 (the paper)" in lines[3]
+    assert len(lines) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("<!-- generated: trian -->\n<!-- /generated -->", "unknown table 'trian'"),
+        ("<!-- generated: train -->\n", "1 generated parts are opened and 0 are closed"),
+        ("<!-- /generated -->\n<!-- generated: train -->", "opened"),
+        ("<!-- generated: train -->\n<!-- generated: muon -->\n<!-- /generated -->", "2 generated parts"),
+    ],
+)
+def test_wrong_markers_are_refused(root, monkeypatch, capsys, text, complaint):
+    (root / "README.md").write_text(text)
+    assert run(monkeypatch, "--root", root) == 2
+    assert complaint in capsys.readouterr().err
+    assert (root / "README.md").read_text() == text
+
+
+def test_a_setting_without_a_number_keeps_its_line(tmp_path):
+    about = {"study": "train", "model": "cifar: timm, bf16", "data": "random", "metric": "images_per_s"}
+    row = make_row(WHERE, **about, value=None, unit="images/s", n=0, note="not done after 1200 s")
+    rows.append(tmp_path / "train.jsonl", [row])
+    assert "| cifar: timm, bf16 | random | - | - | - | - | - | 0 (not done after 1200 s) |" in tables.train(tmp_path)
+
+
+def test_the_tables_of_this_repository_are_up_to_date(monkeypatch, capsys):
+    assert run(monkeypatch, "--check") == 0, capsys.readouterr().out
