@@ -84,7 +84,7 @@ def rows_of(seconds: Mapping[str, Sequence[float]], device: str) -> list[Row]:
     for name, values in seconds.items():
         value, spread = middle([1000 * s for s in values])
         rows.append(make_row(where, **about, model=name, metric="latency_ms", value=value, unit="ms", spread=spread))
-    value, spread = middle([b / a for a, b in zip(seconds["ours"], seconds["torch.optim.Muon"], strict=True)])
+    ratio, spread = middle([b / a for a, b in zip(seconds["ours"], seconds["torch.optim.Muon"], strict=True)])
     rows.append(
         make_row(where, **about, model="ours", metric="ratio_default", value=value, unit="ratio", spread=spread)
     )

@@ -94,10 +94,10 @@ class Checkpoints:
             raise ValueError(f"no usable checkpoint: {'; '.join(damaged)}; start again in another --out.")
         return None
 
-    def clear(self) -> None:
-        """Removes all checkpoints, once the run is done and its model is written."""
+    def keep_newest(self) -> None:
+        """Removes all checkpoints but the newest, once the run is done; it holds the last and the best weights."""
         self.wait()
-        for path in self._paths():
+        for path in self._paths()[:-1]:
             path.unlink()
 
     def _paths(self) -> list[Path]:

@@ -60,8 +60,8 @@ class Meter:
         now = time.monotonic()
         if now - self.last >= PLAIN_SECONDS and done > self.first:
             self.last = now
-            left = (now - self.start) / (done - self.first) * (self.total - done)
-            self.console.say(f"{self.unit} {done}/{self.total}  {text}  {left / 60:.0f} min {left % 60:.0f} s left")
+            left = round((now - self.start) / (done - self.first) * (self.total - done))
+            self.console.say(f"{self.unit} {done}/{self.total}  {text}  {left // 60} min {left % 60} s left")
 
 
 class _BarMeter(Meter):

@@ -47,7 +47,7 @@ class RunFolder:
         if not self.exists():
             raise ValueError(f"{self.path} is no run folder: it has no run.json; give what `mixonomy train` wrote.")
         try:
-            info = json.loads(self._info.read_text())
+            info = json.loads(self._info.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise ValueError(f"{self._info} is damaged ({error}).") from None
         if info["format"] > FORMAT:
@@ -60,7 +60,7 @@ class RunFolder:
 
     def result(self) -> dict[str, Any] | None:
         """The content of result.json; None if the run is not finished."""
-        return json.loads(self._result.read_text()) if self._result.is_file() else None
+        return json.loads(self._result.read_text(encoding="utf-8")) if self._result.is_file() else None
 
     def start(self, info: dict[str, Any]) -> None:
         """Creates the folder and its run.json.
@@ -108,7 +108,7 @@ def write_json(path: Path, content: Any) -> None:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl; a last line that was cut off by a crash is left out."""
     rows = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

@@ -186,7 +186,7 @@ def train(
         "out": str(folder.path),
     }
     folder.finish(result)
-    checkpoints.clear()
+    checkpoints.keep_newest()
     return result
 
 

@@ -140,7 +140,7 @@ def test_flipped_bit_in_the_header_is_refused_in_one_sentence_or_changes_only_a_
         except ValueError as error:
             if saved.name not in str(error) or "\n" in str(error).strip():
                 wrong.append((position, f"ValueError without the file's name: {error}"))
-        except Exception as error:  # noqa: BLE001 (what else escapes is what is looked for)
+        except Exception as error:  # whatever else escapes is what is looked for
             wrong.append((position, repr(error)))
     assert not wrong, f"{len(wrong)} of {len(positions)}, such as {wrong[:5]}"
 
@@ -250,7 +250,7 @@ def test_damaged_npz_is_refused_in_one_sentence(tmp_path, compressed):
         except ValueError as error:
             if path.name not in str(error):
                 wrong.append(f"ValueError without the file's name: {error}")
-        except Exception as error:  # noqa: BLE001 (what else escapes is what is looked for)
+        except Exception as error:  # whatever else escapes is what is looked for
             wrong.append(repr(error))
     assert not wrong, f"{len(wrong)} of {len(damages)}, such as {wrong[:5]}"
 

@@ -25,11 +25,11 @@ def evaluation_crop(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
 
     Source: MLP-Mixer paper, appendix C.
     """
-    from torchvision.transforms.v2 import functional
-
     height, width = preprocessing.image_size
     if tuple(pixels.shape[1:]) == (height, width) and (preprocessing.crop == "squash" or preprocessing.resize == 1):
         return pixels
+    from torchvision.transforms.v2 import functional
+
     if preprocessing.crop == "squash":
         return functional.resize(pixels, [height, width], antialias=True)
     larger = (height * preprocessing.resize, width * preprocessing.resize)

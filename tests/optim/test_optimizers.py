@@ -1,0 +1,95 @@
+"""Optimizers of a recipe: which parameters decay, which are whose, and which rates they get."""
+
+import pytest
+import torch
+from torch import nn
+
+from mixonomy.models import create
+from mixonomy.optim import make_optimizers, set_lr
+from mixonomy.recipe import Optim
+
+SIZES = {"patch_size": 4, "hidden_dim": 8, "num_blocks": 2, "tokens_mlp_dim": 5, "channels_mlp_dim": 12}
+
+
+def tiny() -> nn.Module:
+    torch.manual_seed(0)
+    model = create("mixer", num_classes=3, image_size=8, **SIZES)
+    nn.init.ones_(model.head.weight)
+    return model
+
+
+def names_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> set[str]:
+    names = {id(p): name for name, p in model.named_parameters()}
+    return {names[id(p)] for group in optimizer.param_groups for p in group["params"]}
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+def test_every_parameter_is_in_exactly_one_group(name):
+    model = tiny()
+    optimizers = make_optimizers(model, Optim(name=name))
+    ids = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    assert len(ids) == len(set(ids)) and set(ids) == {id(p) for p in model.parameters()}
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+def test_only_matrices_and_kernels_decay_by_rate_times_decay(name):
+    model = tiny()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    optimizers = make_optimizers(
+        model, Optim(name=name, lr=0.1, weight_decay=0.5, rest_lr=0.1 if name == "muon" else None)
+    )
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for optimizer in optimizers:
+        optimizer.step()
+    for key, tensor in model.state_dict().items():
+        if tensor.ndim >= 2:
+            torch.testing.assert_close(tensor, before[key] * (1 - 0.1 * 0.5), rtol=1e-6, atol=1e-7)
+        else:
+            assert torch.equal(tensor, before[key]), key
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
+    model = tiny()
+    muon, adamw = make_optimizers(model, Optim(name="muon", lr=0.02))
+    matrices = {f"blocks.{i}.{m}.{f}.weight" for i in (0, 1) for m in ("token_mixer", "channel_mixer")
+                for f in ("fc1", "fc2")}  # fmt: skip
+    assert isinstance(muon, torch.optim.Muon) and names_of(model, muon) == matrices
+    assert names_of(model, adamw) == {name for name, _ in model.named_parameters()} - matrices
+    assert {group["peak_lr"] for group in muon.param_groups} == {0.02}
+    assert {group["peak_lr"] for group in adamw.param_groups} == {1e-3}
+
+
+def test_muon_without_matrices_in_blocks_is_refused():
+    with pytest.raises(ValueError, match="muon needs matrices inside blocks, and this model has none"):
+        make_optimizers(nn.Linear(3, 3), Optim(name="muon"))
+
+
+def test_options_of_the_recipe_arrive():
+    model = tiny()
+    (adamw,) = make_optimizers(model, Optim(lr=0.3, beta1=0.8, beta2=0.9))
+    assert all(group["betas"] == (0.8, 0.9) and group["lr"] == 0.3 for group in adamw.param_groups)
+    (adamw,) = make_optimizers(model, Optim())
+    assert all(group["betas"] == (0.9, 0.999) for group in adamw.param_groups)
+    (sgd,) = make_optimizers(model, Optim(name="sgd"))
+    assert all(group["momentum"] == 0.9 for group in sgd.param_groups)
+    muon, rest = make_optimizers(model, Optim(name="muon", momentum=0.5, rest_lr=0.7, beta1=0.6))
+    assert muon.param_groups[0]["momentum"] == 0.5
+    assert all(group["lr"] == 0.7 and group["betas"][0] == 0.6 for group in rest.param_groups)
+
+
+def test_every_rate_is_set_to_its_share_of_its_peak():
+    optimizers = make_optimizers(tiny(), Optim(name="muon", lr=0.02, rest_lr=0.004))
+    set_lr(optimizers, 0.25)
+    set_lr(optimizers, 0.5)
+    assert [group["lr"] for o in optimizers for group in o.param_groups] == [0.01, 0.002, 0.002]
+
+
+def test_frozen_parameters_are_left_out():
+    model = tiny()
+    model.stem.requires_grad_(False)
+    (adamw,) = make_optimizers(model, Optim())
+    assert not {name for name in names_of(model, adamw) if name.startswith("stem")}
