@@ -27,6 +27,7 @@ from mixonomy.recipes.cifar10 import recipe as cifar10
 
 RELATIVE_TOLERANCE = 1e-4  # of loss and gradients in float32
 CHECKED_IMAGES = 8
+PROBE_SHARE = 8  # the first step sees one image in so many
 
 
 @dataclass(frozen=True)
@@ -136,17 +137,17 @@ def check(name: str, device: torch.device) -> dict[str, Any]:
     return {"flops": flops, "params": sum(p.numel() for p in ours.parameters()), "difference": differences[worst]}
 
 
-def training_step(name: str, setting: Setting, device: torch.device) -> Callable[[], None]:
-    """Builds a case's model, batch and optimizer; the function does one step."""
+def training_step(name: str, setting: Setting, device: torch.device) -> Callable[[int], None]:
+    """Builds a case's model, batch and optimizer; the function does one step on the first images of the batch."""
     precision = devices.resolve_precision(setting.precision, device)
     model = build(name, setting.library).to(device).train()
     images, targets = batch(name, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
-    def step() -> None:
+    def step(num_images: int) -> None:
         with devices.autocast(device, precision):
-            logits = model(images)
-        optim.classification_loss(logits, targets, "softmax").backward()
+            logits = model(images[:num_images])
+        optim.classification_loss(logits, targets[:num_images], "softmax").backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -157,25 +158,26 @@ def measure(name: str, setting: Setting, device: torch.device, slow_after_s: flo
     """One turn of one setting: step times, peak memory and the GEMM rate, in this process.
 
     Args:
-      slow_after_s: a warm-up step that takes longer is the only one, and `is_probe` says so.
+      slow_after_s: if a step on an eighth of the batch takes an eighth of this, it stays the only one (emulated bfloat16
+        would take many minutes), `is_probe` says so, "steps" holds eight times its seconds, and "peak" is None.
     """
     case, precision = CASES[name], devices.resolve_precision(setting.precision, device)
     if setting.is_prepared:
         devices.prepare(device)
-    training_step("tiny", setting, device)()  # loads what a first step loads, so that it counts neither as time
+    training_step("tiny", setting, device)(1)  # loads what a first step loads, so that it counts neither as time
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     before = peak_memory(device)  # nor as memory
     step = training_step(name, setting, device)
-    steps = [_seconds(step, device)]
+    steps = [PROBE_SHARE * _seconds(lambda: step(case.batch_size // PROBE_SHARE), device)]
     is_probe = steps[0] > slow_after_s
     if not is_probe:
         for _ in range(1 if device.type == "cpu" else 20):
-            _seconds(step, device)
+            _seconds(lambda: step(case.batch_size), device)
         steps, start = [], time.perf_counter()
         while len(steps) < 2 or time.perf_counter() - start < case.turn_s:
-            steps.append(_seconds(step, device))
-    peak = peak_memory(device) - before
+            steps.append(_seconds(lambda: step(case.batch_size), device))
+    peak = None if is_probe else peak_memory(device) - before
     gemm = gemm_rate(case.gemm_size * (1 if device.type == "cpu" else 4), precision, device)
     return {"steps": steps, "is_probe": is_probe, "peak": peak, "gemm": gemm, "precision": precision}
 

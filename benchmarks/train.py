@@ -48,11 +48,11 @@ class Measured:
     def add(self, turn: dict[str, Any]) -> None:
         """Takes in what `step.measure` returned."""
         self.turns.append(turn["steps"])
-        self.peaks.append(turn["peak"])
+        self.peaks += [turn["peak"]] if turn["peak"] is not None else []
         self.gemm.append(turn["gemm"])
         self.precision = turn["precision"]
         if turn["is_probe"]:
-            self.note = f"one step only: more than {HOPELESS:g} times as slow as {DEFAULT}"
+            self.note = f"more than {HOPELESS:g} times as slow as {DEFAULT}: from one step on part of the batch"
 
 
 def child(task: dict[str, Any]) -> dict[str, Any]:
@@ -113,11 +113,11 @@ def rows_of(name: str, flops: float, measured: dict[str, Measured], where: Origi
             "images_per_s": (*middle(rates), "images/s", len(rates)),
             "ratio_default": (*_ratio(this, measured[DEFAULT]), "ratio", len(this.turns)),
             "ratio_best": (*_ratio(this, best), "ratio", len(this.turns)),
-            "peak_memory_bytes": (*middle(this.peaks), "bytes", len(this.peaks)),
+            "peak_memory_bytes": (*(middle(this.peaks) if this.peaks else (None, None)), "bytes", len(this.peaks)),
             "share_of_limit": (flops / median(this.steps) / median(limits), None, "share", len(rates)),
         }
         for metric, (value, spread, unit, n) in numbers.items():
-            note = this.note if value is not None else f"no step of {DEFAULT} to compare with"
+            note = this.note or (f"no step of {DEFAULT} to compare with" if value is None else None)
             rows.append(make_row(where, **about, metric=metric, value=value, spread=spread, unit=unit, n=n, note=note))
     for precision in sorted({m.precision for m in measured.values() if m.steps}):
         value, spread = middle([rate for m in measured.values() if m.precision == precision for rate in m.gemm])

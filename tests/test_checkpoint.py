@@ -116,9 +116,9 @@ def test_the_newest_two_are_kept(tmp_path):
     assert Checkpoints(tmp_path).newest()[1].step == 40
 
 
-def test_clearing_removes_them_all(tmp_path):
-    written(tmp_path, 10, 20).clear()
-    assert not list(tmp_path.iterdir())
+def test_a_finished_run_keeps_the_newest_alone(tmp_path):
+    written(tmp_path, 10, 20).keep_newest()
+    assert [path.name for path in tmp_path.iterdir()] == steps(20)
 
 
 def test_unfinished_write_of_a_killed_process_is_not_taken(tmp_path):

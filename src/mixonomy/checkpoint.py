@@ -1,7 +1,7 @@
 """Checkpoints of a training run: everything that the next step depends on, written so that nothing is ever half there.
 
 One checkpoint is one .safetensors file: tensors under "model/", "average/", "best/" and "optimizer/", and a JSON text
-in its header with the format, the position and a checksum of the tensors. Random numbers need no state: they are
+in its header with the format, the position and a checksum of both. Random numbers need no state: they are
 pure functions of the seed and the step.
 """
 
@@ -104,7 +104,7 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*.safetensors"))
 
     def _write(self, tensors: dict[str, Tensor], progress: Progress) -> None:
-        content = {"format": FORMAT, "progress": asdict(progress), "sha256": _checksum(tensors)}
+        content = {"format": FORMAT, "progress": asdict(progress), "sha256": _checksum(tensors, progress)}
         path = self.folder / f"step-{progress.step:09d}.safetensors"
         write_atomically(path, save(tensors, metadata={"mixonomy": json.dumps(content)}))
         for old in self._paths()[:-KEEP]:
@@ -143,23 +143,32 @@ class _Damaged(Exception):
     """A checkpoint that is not what was written."""
 
 
+class _Newer(Exception):
+    """A checkpoint that a later version wrote."""
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], Progress]:
     try:
         with safe_open(path, framework="pt") as file:
             content: dict[str, Any] = json.loads((file.metadata() or {})["mixonomy"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        if content["format"] > FORMAT:
+            raise _Newer
+        progress, checksum = Progress(**content["progress"]), content["sha256"]
+    except _Newer:
+        raise ValueError(
+            f"{path} has format {content['format']}, this version reads up to {FORMAT}; update mixonomy."
+        ) from None
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise _Damaged(f"{path.name} cannot be read ({error})") from None
-    if content["format"] > FORMAT:
-        raise ValueError(f"{path} has format {content['format']}, this version reads up to {FORMAT}; update mixonomy.")
-    if _checksum(tensors) != content["sha256"]:
+    if _checksum(tensors, progress) != checksum:
         raise _Damaged(f"{path.name} does not match its checksum")
-    return tensors, Progress(**content["progress"])
+    return tensors, progress
 
 
-def _checksum(tensors: dict[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
+def _checksum(tensors: dict[str, Tensor], progress: Progress) -> str:
+    """SHA-256 over the progress, and names, shapes and bytes of the tensors in the order of the names."""
+    digest = hashlib.sha256(json.dumps(asdict(progress)).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
