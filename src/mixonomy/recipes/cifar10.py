@@ -18,7 +18,7 @@ recipe = Recipe(
     image_size=32,
     augment=Augment(crop="pad", pad=4, flip=True),
     optim=Optim(name="muon", lr=0.03, rest_lr=1e-3, schedule="linear"),
-    duration="15 epochs",
+    duration="19 epochs",
     batch_size=128,
     label_smoothing=0.1,
     keep="last",
