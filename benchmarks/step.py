@@ -8,11 +8,12 @@ Axes: B images, H and W pixels, K classes.
 """
 
 import json
-import resource
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
@@ -158,42 +159,68 @@ def measure(name: str, setting: Setting, device: torch.device, slow_after_s: flo
     """One turn of one setting: step times, peak memory and the GEMM rate, in this process.
 
     Args:
-      slow_after_s: if a step on an eighth of the batch takes an eighth of this, it stays the only one (emulated bfloat16
-        would take many minutes), `is_probe` says so, "steps" holds eight times its seconds, and "peak" is None.
+      slow_after_s: if a step on an eighth of the batch takes an eighth of this, twice, no whole one follows (emulated
+        bfloat16 would take many minutes): "is_probe" says so, "steps" holds eight times its seconds, "peak" is None.
     """
     case, precision = CASES[name], devices.resolve_precision(setting.precision, device)
     if setting.is_prepared:
         devices.prepare(device)
-    training_step("tiny", setting, device)(1)  # loads what a first step loads, so that it counts neither as time
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-    before = peak_memory(device)  # nor as memory
+    training_step("tiny", setting, device)(1)  # loads what a first step loads: neither time nor memory of the model
+    before = held_bytes(device)
     step = training_step(name, setting, device)
-    steps = [PROBE_SHARE * _seconds(lambda: step(case.batch_size // PROBE_SHARE), device)]
-    is_probe = steps[0] > slow_after_s
+    steps: list[float] = []
+    while len(steps) < 2 and min(steps, default=slow_after_s + 1) > slow_after_s:
+        steps.append(PROBE_SHARE * _seconds(lambda: step(case.batch_size // PROBE_SHARE), device))
+    steps, is_probe, peak = [min(steps)], min(steps) > slow_after_s, None
     if not is_probe:
         for _ in range(1 if device.type == "cpu" else 20):
             _seconds(lambda: step(case.batch_size), device)
         steps, start = [], time.perf_counter()
         while len(steps) < 2 or time.perf_counter() - start < case.turn_s:
             steps.append(_seconds(lambda: step(case.batch_size), device))
-    peak = None if is_probe else peak_memory(device) - before
+        peak = most_bytes(lambda: step(case.batch_size), device) - before  # not timed
     gemm = gemm_rate(case.gemm_size * (1 if device.type == "cpu" else 4), precision, device)
     return {"steps": steps, "is_probe": is_probe, "peak": peak, "gemm": gemm, "precision": precision}
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that torch has allocated on a GPU, else the largest resident set of this process so far."""
+def held_bytes(device: torch.device) -> int:
+    """What torch has allocated on a GPU, else this process's anonymous resident memory.
+
+    The whole resident set (ru_maxrss) would count mapped library files too, which the kernel drops when it likes.
+    """
     if device.type == "cuda":
+        return torch.cuda.memory_allocated()
+    status = Path("/proc/self/status")
+    if not status.exists():
+        raise ValueError("memory is read from /proc/self/status, which only Linux has; run this benchmark on Linux.")
+    [kibibytes] = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("RssAnon:")]
+    return 1024 * int(kibibytes)
+
+
+def most_bytes(function: Callable[[], object], device: torch.device) -> int:
+    """The largest `held_bytes` while the function runs; on a CPU looked at every two milliseconds."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        _seconds(function, device)
         return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024  # kibibytes on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    seen, is_done = [held_bytes(device)], threading.Event()
+
+    def watch() -> None:
+        while not is_done.wait(0.002):
+            seen.append(held_bytes(device))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    function()
+    is_done.set()
+    watcher.join()
+    return max(seen)
 
 
 def gemm_rate(size: int, precision: devices.Precision, device: torch.device) -> float:
     """FLOP/s of the product of two square matrices, the median of five; of a smaller one where that is slow."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    small = min(size, 256)
+    small = min(size, 512)
     for n in (small, size):
         a, b, c = (torch.randn(n, n, device=device).to(dtype) for _ in range(3))
         _seconds(lambda a=a, b=b, c=c: torch.mm(a, b, out=c), device)

@@ -4,9 +4,10 @@
 
 Loss and gradients are compared first, with copied weights; nothing is timed if they differ. Then the settings take
 turns, each turn in a process of its own, so that one setting's memory does not touch the next. Times are medians over
-all timed steps, spreads half their interquartile range. Peak memory is, on a CPU, the process's largest resident
-set less what it was before the model was built; on a GPU, the most that torch had allocated. The limit is the
-rate at which the machine multiplies two large matrices in the setting's precision, measured in the same processes.
+all timed steps, spreads half their interquartile range. Peak memory is the most that one more step holds, less what the
+process held before the model was built: anonymous resident memory on a CPU, what torch allocated on a GPU. The limit
+is the rate at which the machine multiplies two large matrices in the setting's precision, measured in the same
+processes.
 """
 
 import argparse

@@ -351,3 +351,21 @@ def test_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
     assert sum(kills) >= 2, f"too fast to be killed: {time.monotonic() - start:.0f} s"
     for seed in range(2):
         assert_same_weights(tmp_path / "whole", tmp_path / f"killed{seed}")
+
+
+@pytest.mark.very_slow
+@pytest.mark.filterwarnings("ignore")  # of the compiler's own making
+def test_compiled_run_computes_the_same(tmp_path):
+    train(tiny(duration="3 steps"), tmp_path / "eager")
+    train(tiny(duration="3 steps", compile=True), tmp_path / "compiled")
+    eager, compiled = weights(tmp_path / "eager"), weights(tmp_path / "compiled")
+    assert eager.keys() == compiled.keys()
+    for name in eager:
+        torch.testing.assert_close(compiled[name], eager[name], rtol=1e-3, atol=1e-4)
+
+
+def test_compile_without_a_compiler_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_state.shutil, "which", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="needs a C\\+\\+ compiler"):
+        train(tiny(compile=True), tmp_path)

@@ -16,7 +16,7 @@ def parse(text: str) -> tuple[float, str]:
       ValueError: if the text is not a non-negative number followed by a unit.
     """
     match = _PATTERN.fullmatch(text.strip())
-    if not match:
+    if not match or not math.isfinite(float(match[1])):
         raise ValueError(f"{text!r} is not a duration; write it like '14 epochs', '500 steps' or '50000 examples'")
     return float(match[1]), match[2].rstrip("s")
 
@@ -35,7 +35,7 @@ def num_steps(text: str, *, batch_size: int, num_examples: int, total_steps: int
     if unit == "%":
         if total_steps is None:
             raise ValueError(f"{text!r} is a share; a training length is given in epochs, steps or examples")
-        return round(amount / 100 * total_steps)
+        return math.ceil(amount / 100 * total_steps - 1e-9)
     # A tiny slack, so that 0.1 epochs of 30 examples are 3 examples in spite of binary fractions.
     examples = {"epoch": amount * num_examples, "step": amount * batch_size, "example": amount}[unit]
     return math.ceil(examples / batch_size - 1e-9)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 EvalCrop = Literal["resmall", "resize", "squash"]
+DEFAULT_RESIZE = 256 / 224  # MLP-Mixer paper, appendix C
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Preprocessing:
     image_size: tuple[int, int]
     channels: int = 3
     crop: EvalCrop = "resmall"
-    resize: float = 256 / 224
+    resize: float = DEFAULT_RESIZE
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.5, 0.5, 0.5)
 

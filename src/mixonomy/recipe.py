@@ -64,12 +64,15 @@ class Model(Section):
     """Probability inside the MLPs."""
     drop_path: Share = 0.0
     """Stochastic depth: probability in the last block, growing linearly from 0 in the first."""
-    head_bias: float = 0.0
+    head_bias: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Initial bias of the head; -ln(classes) suits the sigmoid loss."""
 
 
 class Data(Section):
     """Which images, and how they are cut for evaluation."""
+
+    CHOICE = "eval_crop"
+    READ_BY = {"eval_resize": ("resmall", "resize")}
 
     source: str = "digits"
     """digits, a known name (`mixonomy list data`), a .parquet file or the prefix of NAME_train.parquet."""
@@ -77,8 +80,8 @@ class Data(Section):
     """Share of train held out for validation where the source has no validation split; 0 holds out nothing."""
     eval_crop: EvalCrop = "resmall"
     """resmall: shorter side, then centre; resize: whole image stretched, then centre; squash: stretched, no crop."""
-    eval_resize: Positive = 256 / 224
-    """Intermediate size as a multiple of the image size (not for squash)."""
+    eval_resize: Annotated[float, Field(ge=1.0, allow_inf_nan=False)] | None = None
+    """For resmall and resize: intermediate size as a multiple of the image size; 256/224 if not given."""
 
 
 class Augment(Section):
@@ -91,7 +94,7 @@ class Augment(Section):
     """none: the evaluation crop; pad: shift by up to `pad` pixels; inception: random box, stretched."""
     pad: Count | None = None
     """For crop=pad: pixels on each side; 4 if not given."""
-    min_area: Positive | None = None
+    min_area: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """For crop=inception: smallest share of the image's area; 0.05 if not given."""
     flip: bool = False
     """Mirror left to right with probability 0.5."""

@@ -20,7 +20,7 @@ from mixonomy import data, devices, runs
 from mixonomy.checkpoint import Checkpoints
 from mixonomy.durations import num_steps
 from mixonomy.models import ModelInfo, create_from, info_of, save_model, set_info
-from mixonomy.preprocessing import Preprocessing
+from mixonomy.preprocessing import DEFAULT_RESIZE, Preprocessing
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe
 from mixonomy.tracking import Trackers
@@ -196,7 +196,7 @@ def _preprocessing(recipe: Recipe, channels: int) -> Preprocessing:
         recipe.height_width,
         channels=channels,
         crop=recipe.data.eval_crop,
-        resize=recipe.data.eval_resize,
+        resize=DEFAULT_RESIZE if recipe.data.eval_resize is None else recipe.data.eval_resize,
         mean=half,
         std=half,
     )

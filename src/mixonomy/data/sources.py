@@ -4,6 +4,7 @@ import difflib
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def open_source(text: str, root: str | Path | None = None) -> Source:
         return _open_prefix(Path(__file__).with_name("digits"), "digits")
     folder = Path(root or os.environ.get("MIXONOMY_DATA") or Path.home() / ".cache/mixonomy/data").expanduser()
     if text in KNOWN:
-        if any(folder.glob(f"{text}_*.parquet")):
+        if _siblings(folder / text):
             return _open_prefix(folder / text, text)
         if text == "fashion-mnist" and DEBIAN_FASHION.is_dir():
             return _open_debian_fashion()
@@ -90,7 +91,7 @@ def open_source(text: str, root: str | Path | None = None) -> Source:
     if text.endswith(".parquet"):
         split, class_names, channels = _read_parquet(path)
         return Source(path.stem, class_names, {"train": split}, channels)
-    if any(path.parent.glob(f"{path.name}_*.parquet")):
+    if path.name and _siblings(path):
         return _open_prefix(path, path.name)
     near = difflib.get_close_matches(text, ["digits", *KNOWN], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
@@ -143,14 +144,18 @@ class _Files:
         return self.paths[index].read_bytes()
 
 
+def _siblings(prefix: Path) -> dict[str, Path]:
+    """The files PREFIX_train.parquet, PREFIX_val.parquet and PREFIX_test.parquet that exist."""
+    paths = {split: prefix.with_name(f"{prefix.name}_{split}.parquet") for split in SPLITS}
+    return {split: path for split, path in paths.items() if path.exists()}
+
+
 def _open_prefix(prefix: Path, name: str) -> Source:
     """Joins PREFIX_train.parquet, PREFIX_val.parquet and PREFIX_test.parquet, as far as they exist."""
     splits, described = {}, {}
-    for split in SPLITS:
-        path = prefix.with_name(f"{prefix.name}_{split}.parquet")
-        if path.exists():
-            splits[split], names, channels = _read_parquet(path)
-            described[path.name] = (names, channels)
+    for split, path in _siblings(prefix).items():
+        splits[split], names, channels = _read_parquet(path)
+        described[path.name] = (names, channels)
     if "train" not in splits:
         raise ValueError(f"{prefix}_train.parquet is missing beside {', '.join(described)}; training needs it.")
     first = next(iter(described.values()))
@@ -181,15 +186,19 @@ def _read_parquet(path: Path) -> tuple[Split, tuple[str, ...], int]:
     if not table.num_rows:
         raise ValueError(f"{path} has no rows; a data set needs images.")
     images = table["image"]
-    if pa.types.is_struct(images.type):  # Hugging Face's image feature: {bytes, path}
+    if pa.types.is_struct(images.type) and images.type.get_field_index("bytes") >= 0:  # Hugging Face's image feature
         images = pc.call_function("struct_field", [images], pc.StructFieldOptions(indices=["bytes"]))
     if not (pa.types.is_binary(images.type) or pa.types.is_large_binary(images.type)):
         raise ValueError(f"column image of {path} holds {images.type}; it must hold the bytes of image files.")
+    if images.null_count:
+        raise ValueError(f"column image of {path} has {images.null_count} empty entries; remove those rows.")
     labels, class_names = _labels(table, path)
     has_names = "filename" in table.column_names
     names = table["filename"].to_pylist() if has_names else [f"{path.name}[{i}]" for i in range(len(labels))]
-    channels = int((table.schema.metadata or {}).get(b"channels", b"3"))
-    return Split(_Column(images), labels, names), class_names, channels
+    channels = (table.schema.metadata or {}).get(b"channels", b"3")
+    if channels not in (b"1", b"3"):
+        raise ValueError(f"{path} says it has {channels.decode()!r} channels; 1 (grey) and 3 (RGB) are read.")
+    return Split(_Column(images), labels, names), class_names, int(channels)
 
 
 def _labels(table: Any, path: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
@@ -199,7 +208,9 @@ def _labels(table: Any, path: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]
     column = table["label"]
     if column.null_count:
         raise ValueError(f"column label of {path} has {column.null_count} empty entries; every image needs a label.")
-    if pa.types.is_string(column.type):
+    if pa.types.is_dictionary(column.type):  # pandas' categories
+        column = column.cast(column.type.value_type)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         texts = column.to_pylist()
         class_names = tuple(sorted(set(texts)))
         numbers = {name: i for i, name in enumerate(class_names)}
@@ -207,13 +218,14 @@ def _labels(table: Any, path: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]
     if not pa.types.is_integer(column.type):
         raise ValueError(f"column label of {path} holds {column.type}; it must hold integers or class names.")
     labels = column.to_numpy().astype(np.int64)
-    if b"class_names" in metadata:
-        class_names = tuple(json.loads(metadata[b"class_names"]))
-    elif b"huggingface" in metadata:
-        feature = json.loads(metadata[b"huggingface"])["info"]["features"]["label"]
-        class_names = tuple(feature.get("names") or ())
-    else:
-        class_names = ()
+    class_names = ()
+    try:
+        if b"class_names" in metadata:
+            class_names = tuple(json.loads(metadata[b"class_names"]))
+        elif b"huggingface" in metadata:
+            class_names = tuple(json.loads(metadata[b"huggingface"])["info"]["features"]["label"].get("names") or ())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} has class names in its metadata that cannot be read ({error!r}).") from None
     class_names = class_names or tuple(str(i) for i in range(int(labels.max()) + 1))
     if labels.min() < 0 or labels.max() >= len(class_names):
         raise ValueError(
@@ -235,10 +247,13 @@ def _open_debian_fashion() -> Source:
 
 def _read_idx(images_path: Path, labels_path: Path) -> Split:
     """Reads a pair of gzipped IDX files: 16 bytes of header before images, 8 before labels, all big-endian."""
-    raw = gzip.decompress(images_path.read_bytes())
-    count, height, width = np.frombuffer(raw, ">u4", count=3, offset=4)
-    images = np.frombuffer(raw, np.uint8, offset=16).reshape(count, height, width)
-    labels = np.frombuffer(gzip.decompress(labels_path.read_bytes()), np.uint8, offset=8).astype(np.int64)
+    try:
+        raw = gzip.decompress(images_path.read_bytes())
+        count, height, width = np.frombuffer(raw, ">u4", count=3, offset=4)
+        images = np.frombuffer(raw, np.uint8, offset=16).reshape(count, height, width)
+        labels = np.frombuffer(gzip.decompress(labels_path.read_bytes()), np.uint8, offset=8).astype(np.int64)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise ValueError(f"{images_path} or its labels are damaged ({error}); install the package again.") from None
     return Split(images, labels, [f"{images_path.name}[{i}]" for i in range(count)])
 
 
@@ -299,8 +314,8 @@ def _open_torchvision(name: str, root: Path) -> Source:
     for split, arguments in known.splits.items():
         try:
             opened = getattr(datasets, known.dataset)(root, **options, **arguments)
-        except (OSError, RuntimeError) as error:  # no network, no copy, a damaged archive
-            reason = str(error).splitlines()[0]
+        except (OSError, RuntimeError, ImportError) as error:  # no network, no copy, a damaged archive, no scipy
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
                 f"data set {name!r} is not in {root} as {name}_train.parquet, and torchvision could not provide it "
                 f"({reason}); put it there, or name another folder by --data-root or $MIXONOMY_DATA."

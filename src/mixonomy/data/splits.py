@@ -60,7 +60,7 @@ def plan_splits(source: Source, val_share: float) -> Plan:
 def hold_out(split: Split, share: float) -> tuple[Split, Split]:
     """Splits off a stratified share: (rest, held out).
 
-    Of each class, `share` of its images (rounded, at least one if it has two) whose hashed names come first.
+    Of each class, `share` of its images whose hashed names come first: rounded, at least one if it has two, never all.
 
     Raises:
       ValueError: if the split is too small to hold out anything.
@@ -69,7 +69,7 @@ def hold_out(split: Split, share: float) -> tuple[Split, Split]:
     held: list[NDArray[np.int64]] = []
     for label in np.unique(split.labels):
         members = np.flatnonzero(split.labels == label)
-        count = max(round(share * len(members)), 1) if len(members) > 1 else 0
+        count = min(max(round(share * len(members)), 1), len(members) - 1)
         held.append(members[np.argsort(ranks[members], kind="stable")][:count])
     chosen = np.zeros(len(split), dtype=bool)
     chosen[np.concatenate(held)] = True

@@ -65,6 +65,9 @@ def create(
     for what, value in (("num_classes", num_classes), ("in_channels", in_channels), *vars(size).items()):
         if value < 1:
             raise ValueError(f"{what} is {value}; give at least 1.")
+    for what, value in (("dropout", dropout), ("drop_path", drop_path)):
+        if not 0.0 <= value < 1.0:
+            raise ValueError(f"{what} is {value}; give a probability from 0 to less than 1.")
     for what, value, allowed in (("gelu", gelu, get_args(Gelu)), ("init", init, get_args(Init))):
         if value not in allowed:
             raise ValueError(f"{what} is {value!r}; use {' or '.join(allowed)}.")

@@ -3,6 +3,7 @@
 import json
 import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -74,20 +75,18 @@ def read_safetensors(path: str | Path, model: nn.Module | None = None) -> nn.Mod
         raise ValueError(f"{path} cannot be read as safetensors ({error}); it is damaged or something else.") from None
     if metadata is None:
         raise ValueError(f"{path} was not written by mixonomy: it has no description of the model.")
-    content = json.loads(metadata)
-    if content["format"] > FORMAT:
+    try:
+        content = json.loads(metadata)
+        is_newer = content["format"] > FORMAT
+        info = None if is_newer else _info_from(content)
+        if model is None and info is not None and info.arguments:
+            model = _empty(info.arguments)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} has a damaged description of the model ({error!r}); write it again.") from None
+    if info is None:
         raise ValueError(f"{path} has format {content['format']}, this version reads up to {FORMAT}; update mixonomy.")
-    info = ModelInfo(
-        content["arguments"],
-        Preprocessing.from_dict(content["preprocessing"]),
-        tuple(content["class_names"]),
-        content["loss"],
-        content["precision"],
-    )
     if model is None:
-        if not info.arguments:
-            raise ValueError(f"{path} holds a module of your own; pass one built the same way: load(..., model=...).")
-        model = _empty(info.arguments)
+        raise ValueError(f"{path} holds a module of your own; pass one built the same way: load(..., model=...).")
     load_weights(model, tensors, str(path))
     set_info(model, info)
     return model.eval()
@@ -101,15 +100,13 @@ def read_npz(path: str | Path) -> nn.Module:
     Source: vision_transformer vit_jax/models_mixer.py.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays: dict[str, Tensor] = {
-                str(key): torch.from_numpy(np.ascontiguousarray(file[key])) for key in file.files
-            }
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {str(key): _float32(str(key), file[key]) for key in file.files}
         size = mixer_size_of_npz({key: array.shape for key, array in arrays.items()})
         num_tokens = arrays["MixerBlock_0/token_mixing/Dense_0/kernel"].shape[0]
         num_classes = arrays["head/kernel"].shape[1]
         in_channels = arrays["stem/kernel"].shape[2]
-    except (OSError, ValueError, TypeError, IndexError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as an .npz of plain arrays ({error}).") from None
     except KeyError as error:
         raise ValueError(f"{path} is no official Mixer file: it has no {error}.") from None
@@ -134,8 +131,8 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
     own = model.state_dict()
     problems = []
     for what, names in (
-        ("lacks", sorted(own.keys() - tensors.keys())),
-        ("also has", sorted(tensors.keys() - own.keys())),
+        ("it lacks", sorted(own.keys() - tensors.keys())),
+        ("it also has", sorted(tensors.keys() - own.keys())),
     ):
         if names:
             problems.append(f"{what} {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}")
@@ -147,11 +144,32 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
     if shapes:
         problems.append("; ".join(shapes[:5]) + (f" and {len(shapes) - 5} more" if len(shapes) > 5 else ""))
     if problems:
-        raise ValueError(
-            f"{where} does not fit this model: it {'; it '.join(problems)}.".replace("it blocks", "blocks")
-        )
+        raise ValueError(f"{where} does not fit this model: {'; '.join(problems)}.")
     is_empty = any(tensor.is_meta for tensor in own.values())
     model.load_state_dict(tensors, assign=is_empty)
+
+
+# What numpy and zipfile raise for files that are damaged, encrypted, pickled or no .npz at all.
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, IndexError, AttributeError, EOFError, RuntimeError),
+    *(zlib.error, zipfile.BadZipFile),
+)
+
+
+def _float32(key: str, array: Any) -> Tensor:
+    if array.dtype.kind != "f":
+        raise ValueError(f"{key} holds {array.dtype}, and weights are floating-point numbers")
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
+
+
+def _info_from(content: dict[str, Any]) -> ModelInfo:
+    return ModelInfo(
+        content["arguments"],
+        Preprocessing.from_dict(content["preprocessing"]),
+        tuple(content["class_names"]),
+        content["loss"],
+        content["precision"],
+    )
 
 
 def _empty(arguments: dict[str, Any]) -> nn.Module:

@@ -105,9 +105,9 @@ def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
       ValueError: naming the nearest sizes that work, if the patch size does not divide the image size.
     """
     height, width = image_size
-    if height % patch_size or width % patch_size or not height or not width:
+    if height % patch_size or width % patch_size or height < 1 or width < 1:
         below = tuple(max(s // patch_size, 1) * patch_size for s in image_size)
-        above = tuple(-(-s // patch_size) * patch_size for s in image_size)
+        above = tuple(max(-(-s // patch_size), 1) * patch_size for s in image_size)
         raise ValueError(
             f"image size {height}x{width} is not divisible by patch size {patch_size}; "
             f"use {below[0]}x{below[1]} or {above[0]}x{above[1]}, or another patch size."

@@ -12,7 +12,7 @@ from mixonomy.recipe import Augment, Data, Model, Optim, Recipe
 
 recipe = Recipe(
     name="imagenet1k_b16",
-    data=Data(source="imagenet1k", val_share=0.01, eval_crop="resmall", eval_resize=256 / 224),
+    data=Data(source="imagenet1k", val_share=0.01, eval_crop="resmall"),
     model=Model(name="mixer-b/16", gelu="tanh", init="flax", dropout=0.0, drop_path=0.1, head_bias=-6.9),
     image_size=224,
     augment=Augment(
