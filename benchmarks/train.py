@@ -28,6 +28,7 @@ Turn = Callable[[dict[str, Any]], dict[str, Any]]
 
 DEFAULT = "timm, fp32"  # the yardstick: timm as it comes
 HOPELESS = 10.0  # times the yardstick's step; after one such step a setting is given up
+BUSY = 0.2  # spread of the matrix product over its median that deserves a warning
 TURN_LIMIT_S = 1200
 
 
@@ -80,7 +81,8 @@ def run_case(name: str, rounds: int, device: str, run: Turn) -> dict[str, Measur
         for setting, so_far in measured.items():
             if so_far.note is not None:
                 continue
-            yardstick = measured[DEFAULT].steps
+            # Only bfloat16 can be hopeless by nature: float32 that is slow is a machine that is busy.
+            yardstick = measured[DEFAULT].steps if SETTINGS[setting].precision == "bf16" else []
             slow_after_s = HOPELESS * median(yardstick) if yardstick else 1e9
             try:
                 task = {"case": name, "setting": setting, "device": device, "slow_after_s": slow_after_s}
@@ -110,24 +112,26 @@ def rows_of(name: str, flops: float, measured: dict[str, Measured], where: Origi
             continue
         rates = [case.batch_size / seconds for seconds in this.steps]
         limits = [rate for m in measured.values() if m.precision == this.precision for rate in m.gemm]
+        share = flops / median(this.steps) / median(limits)
         numbers = {
             "images_per_s": (*middle(rates), "images/s", len(rates)),
             "ratio_default": (*_ratio(this, measured[DEFAULT]), "ratio", len(this.turns)),
             "ratio_best": (*_ratio(this, best), "ratio", len(this.turns)),
             "peak_memory_bytes": (*(middle(this.peaks) if this.peaks else (None, None)), "bytes", len(this.peaks)),
-            "share_of_limit": (flops / median(this.steps) / median(limits), None, "share", len(rates)),
+            # An emulated precision has no limit worth the name.
+            "share_of_limit": (share if this.peaks else None, None, "share", len(rates)),
         }
         for metric, (value, spread, unit, n) in numbers.items():
             note = this.note or (f"no step of {DEFAULT} to compare with" if value is None else None)
             rows.append(make_row(where, **about, metric=metric, value=value, spread=spread, unit=unit, n=n, note=note))
     for precision in sorted({m.precision for m in measured.values() if m.steps}):
-        value, spread = middle([rate for m in measured.values() if m.precision == precision for rate in m.gemm])
-        about: dict[str, Any] = {
-            "study": "train",
-            "model": f"{name}: matrix product, {precision}",
-            "data": "square matrices",
-        }
-        rows.append(make_row(where, **about, metric="gemm_flops_per_s", value=value, spread=spread, unit="FLOP/s"))
+        rates = [rate for m in measured.values() if m.precision == precision for rate in m.gemm]
+        value, spread = middle(rates)
+        about = {"study": "train", "model": f"{name}: matrix product, {precision}", "data": "square matrices"}
+        about |= {"metric": "gemm_flops_per_s", "unit": "FLOP/s", "n": len(rates)}
+        rows.append(make_row(where, **about, value=value, spread=spread))
+        if spread is not None and spread > BUSY * value:
+            print(f"{about['model']}: {value:.1e} ± {spread:.1e} FLOP/s; this machine is busy.", file=sys.stderr)
     return rows
 
 

@@ -67,6 +67,7 @@ def test_batches_follow_the_stream_through_epochs(path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 def test_number_of_workers_changes_no_bit():
     augment = Augment(crop="inception", flip=True, randaugment_layers=1, erase_prob=0.3)
     alone = first(open_(augment, workers=0), 8)
