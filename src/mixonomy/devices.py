@@ -56,8 +56,8 @@ def prepare(device: torch.device) -> None:
     """Settings for the whole process: fast float32 products on a GPU, kept memory on a CPU under Linux.
 
     A training step on a CPU asks for the same large buffers again and again. glibc gives each back to the kernel and
-    gets it anew, page by page, zeroed; told to keep them, the step of a small Mixer is a fifth faster
-    (`benchmarks/train.py`). The price: memory that was freed stays with the process.
+    gets it anew, page by page, zeroed; told to keep them, a step takes less time (`benchmarks/train.py` measures
+    both). The price: memory that was freed stays with the process.
     """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
