@@ -215,3 +215,9 @@ def test_mixer_of_any_shape_needs_all_its_sizes():
 def test_argument_outside_its_range_is_refused(changes, words):
     with pytest.raises(ValueError, match=words):
         create("mixer", **{"image_size": 8, **TINY, **changes})
+
+
+def test_drop_path_that_could_drop_nothing_is_refused():
+    sizes = {"patch_size": 4, "hidden_dim": 8, "num_blocks": 1, "tokens_mlp_dim": 4, "channels_mlp_dim": 8}
+    with pytest.raises(ValueError, match="no effect on one block"):
+        create("mixer", image_size=8, drop_path=0.1, **sizes)

@@ -68,6 +68,8 @@ def create(
     for what, value in (("dropout", dropout), ("drop_path", drop_path)):
         if not 0.0 <= value < 1.0:
             raise ValueError(f"{what} is {value}; give a probability from 0 to less than 1.")
+    if drop_path and size.num_blocks == 1:
+        raise ValueError("drop_path grows from 0 in the first block, so it has no effect on one block; leave it out.")
     for what, value, allowed in (("gelu", gelu, get_args(Gelu)), ("init", init, get_args(Init))):
         if value not in allowed:
             raise ValueError(f"{what} is {value!r}; use {' or '.join(allowed)}.")
