@@ -146,3 +146,29 @@ def _runtime(shared: Path):
     from mixonomy.training import Runtime
 
     return Runtime(data_root=str(shared / "data"))
+
+
+def test_data_of_one_file_is_scored_whole(run, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    test = open_source("digits").splits["test"]
+    schema = pa.schema([("image", pa.binary()), ("label", pa.int64())], metadata={"channels": "1"})
+    images = [bytes(test.images[i]) for i in range(len(test))]
+    pq.write_table(pa.table({"image": images, "label": test.labels}, schema=schema), tmp_path / "holdout.parquet")
+    scored = mx.evaluate(run.path, str(tmp_path / "holdout.parquet"))
+    assert scored.n == 359 and scored.top1 == run.result["top1"]
+
+
+@pytest.mark.parametrize("num_classes", [5, 12])
+def test_model_with_another_number_of_outputs_is_refused(num_classes):
+    model = mx.create("mixer", **SMALL, patch_size=2, image_size=8, in_channels=1, num_classes=num_classes)
+    with pytest.raises(ValueError, match=f"the model has {num_classes} outputs and the data 10 classes"):
+        mx.evaluate(model, "digits")
+
+
+def test_model_whose_outputs_are_not_finite_is_refused(run):
+    model = mx.load(run.path)
+    torch.nn.init.constant_(model.head.bias, float("nan"))
+    with pytest.raises(ValueError, match="outputs are not finite"):
+        mx.evaluate(model, "digits")

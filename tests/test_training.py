@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -65,6 +66,9 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, out: P
         patch.setattr(training.TrainState, "step", dying)
         with pytest.raises(Killed):
             train(recipe, out, **options)
+    for thread in threading.enumerate():  # a write that had begun is over, one way or the other
+        if thread.name.startswith("ThreadPoolExecutor"):
+            thread.join(timeout=10)
 
 
 VARIANTS = {
@@ -311,6 +315,7 @@ def test_every_recipe_takes_two_steps_in_a_shrunken_form(name, tiny_rgb, tmp_pat
         batch_size=4,
         duration="2 steps",
         eval_every="1 steps",
+        optim={"warmup": "1 steps"},
     )
     result = train(small, tmp_path, runtime=Runtime(workers=0))
     assert result["n"] == 9 and result["steps"] == 2
@@ -376,3 +381,68 @@ def test_compile_without_a_compiler_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="needs a C\\+\\+ compiler"):
         train(tiny(compile=True), tmp_path)
+
+
+def test_warm_up_is_counted_in_epochs_of_the_data_and_may_not_outlast_the_training(tmp_path):
+    train(tiny(optim={"warmup": "0.25 epochs", "lr": 0.01}, duration="40 steps"), tmp_path / "run")
+    rates = {row["step"]: row["lr"] for row in read_metrics(tmp_path / "run/metrics.jsonl") if "lr" in row}
+    # A quarter of 1,295 images are 11 batches of 32; the tenth step is still within them.
+    assert rates[10] == pytest.approx(0.01 * 10 / 11) and rates[20] < 0.01
+    with pytest.raises(ValueError, match="the warm-up of 500 steps is longer than the training of 10"):
+        train(tiny(optim={"warmup": "500 steps"}), tmp_path / "other")
+
+
+def test_ctrl_c_while_the_loss_is_read_stops_after_the_next_step_with_everything_saved(tmp_path, monkeypatch):
+    original = training._mean_of_finite
+
+    def interrupted(losses, step, folder):
+        if step == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(losses, step, folder)
+
+    monkeypatch.setattr(training, "_mean_of_finite", interrupted)
+    with pytest.raises(Interrupted, match="stopped after step 11 of 30"):
+        train(tiny(duration="30 steps", eval_every="30 steps"), tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000011.safetensors"]
+
+
+class Tied(nn.Module):
+    """Two names for one matrix."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(64, 64), nn.Linear(64, 64), nn.Linear(64, 10)
+        self.second.weight = self.first.weight
+
+    def forward(self, images):
+        return self.head(self.second(self.first(images.flatten(1)).relu()))
+
+
+def test_module_with_tied_weights_is_saved_and_comes_back(tmp_path):
+    train(tiny(duration="2 steps"), tmp_path, model=Tied())
+    back = read_safetensors(tmp_path / "model.safetensors", Tied())
+    assert isinstance(back, Tied) and back.first.weight is back.second.weight
+
+
+def test_own_module_killed_before_its_first_evaluation_goes_on_from_its_own_weights(tmp_path, monkeypatch):
+    torch.manual_seed(1)
+    module = TenLines()
+    start = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    killed_at(3, monkeypatch, tiny(), tmp_path / "parts", model=module)
+    train(tiny(), tmp_path / "parts", model=TenLines())  # built anew, with other weights
+    whole = TenLines()
+    whole.load_state_dict(start)
+    train(tiny(), tmp_path / "whole", model=whole)
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_kept_last_weights_say_their_validation_score(tmp_path):
+    result = train(tiny(keep="last"), tmp_path)
+    scores = [row["val/top1"] for row in read_metrics(tmp_path / "metrics.jsonl") if "val/top1" in row]
+    assert result["val_top1"] == scores[-1] and result["best_step"] == 10
+
+
+@pytest.mark.parametrize("wrong", [{"workers": -1}, {"checkpoint_minutes": float("nan")}])
+def test_runtime_out_of_range_is_refused(wrong):
+    with pytest.raises(ValueError, match="give 0 or more"):
+        Runtime(**wrong)

@@ -54,6 +54,7 @@ def train(
       console: where to say how it goes; silent if not given.
     Raises:
       ValueError: for a recipe that does not fit the data or the folder, and for a loss that is not finite.
+      Interrupted: after Ctrl-C, once everything is saved.
     """
     out = Path(out) if out is not None else default_out(recipe)
     runtime, console = runtime or Runtime(), console or Console(quiet=True)
@@ -111,7 +112,8 @@ def evaluate(
     Args:
       model: a run folder or anything `load` reads, or a loaded model.
       source: a SOURCE string; the data the run was trained on if not given.
-      split: "train", "val" or "test" as a training run on that source divides it; test if not given.
+      split: "train", "val" or "test": of the run's own data as the run divided it, of other data as they come;
+        test if not given, and all images of other data that have one split only.
       runtime: device, workers, data root.
     Raises:
       ValueError: if the data has classes that the model does not know, or there is no such split.
@@ -134,6 +136,8 @@ def evaluate(
     chosen = {"train": plan.train, "val": plan.val, "test": plan.test, None: plan.test}
     if split not in chosen:
         raise ValueError(f"unknown split {split!r}; use train, val or test.")
+    if split is None and not same and set(opened.splits) == {"train"}:
+        chosen[None] = opened.splits["train"]
     if (images := chosen[split]) is None:
         raise ValueError(f"{source} has no validation data here; use train or test.")
     info = info_of(model)

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class Progress:
       step: optimizer steps done.
       seen: training samples seen; the position in the stream.
       seconds: spent training so far, over all starts.
-      best_top1, best_step: of the best validation score so far; None before the first.
+      best_top1, best_step: validation score of the weights to keep so far (the best, or the last); None before it.
       log_bytes: length of metrics.jsonl at this point; what comes after it was written by steps that are redone.
     """
 
@@ -43,17 +43,12 @@ class Progress:
     best_step: int | None = None
     log_bytes: int = 0
 
-    def after_step(self, batch_size: int, seconds: float) -> "Progress":
-        """One step later."""
-        return replace(self, step=self.step + 1, seen=self.seen + batch_size, seconds=self.seconds + max(seconds, 1e-9))
-
 
 class Checkpoints:
     """The checkpoints/ folder of a run; writes in a thread, one checkpoint at a time."""
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._pool = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
     def save(self, tensors: dict[str, Tensor], progress: Progress) -> None:
@@ -64,7 +59,9 @@ class Checkpoints:
         """
         self.wait()
         copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
-        self._writing = self._pool.submit(self._write, copies, progress)
+        pool = ThreadPoolExecutor(1)
+        self._writing = pool.submit(self._write, copies, progress)
+        pool.shutdown(wait=False)  # the thread ends with this write
 
     def wait(self) -> None:
         """Returns when the last checkpoint is on disk.
@@ -84,6 +81,8 @@ class Checkpoints:
         Raises:
           ValueError: if there are checkpoints and all are damaged, or one is of a newer format.
         """
+        for left in self.folder.glob(".step-*.tmp"):  # of a process that was killed while it wrote
+            left.unlink()
         damaged: list[str] = []
         for path in reversed(self._paths()):
             try:

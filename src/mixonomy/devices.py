@@ -28,7 +28,10 @@ def resolve_device(name: str = "auto") -> torch.device:
         raise ValueError(f"unknown device {name!r}; use auto, {', '.join(there)}.")
     if kind not in there:
         raise ValueError(f"device {name!r} is not available here; use auto or {', '.join(there)}.")
-    if kind == "cuda" and ":" in name and int(name.split(":")[1]) >= torch.cuda.device_count():
+    number = name[len(kind) + 1 :]
+    if ":" in name and (kind != "cuda" or not number.isdecimal()):
+        raise ValueError(f"unknown device {name!r}; use auto, {', '.join(there)}, or cuda:0 and so on.")
+    if number and int(number) >= torch.cuda.device_count():
         raise ValueError(f"device {name!r} is not available here; there are {torch.cuda.device_count()} GPUs.")
     return torch.device(name)
 

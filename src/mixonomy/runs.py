@@ -48,9 +48,10 @@ class RunFolder:
             raise ValueError(f"{self.path} is no run folder: it has no run.json; give what `mixonomy train` wrote.")
         try:
             info = json.loads(self._info.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{self._info} is damaged ({error}).") from None
-        if info["format"] > FORMAT:
+            is_newer = info["format"] > FORMAT
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{self._info} is damaged ({error!r}); start again in another folder.") from None
+        if is_newer:
             raise ValueError(f"{self._info} has format {info['format']}, this version reads up to {FORMAT}; update.")
         return info
 
@@ -60,7 +61,10 @@ class RunFolder:
 
     def result(self) -> dict[str, Any] | None:
         """The content of result.json; None if the run is not finished."""
-        return json.loads(self._result.read_text(encoding="utf-8")) if self._result.is_file() else None
+        try:
+            return json.loads(self._result.read_text(encoding="utf-8")) if self._result.is_file() else None
+        except ValueError as error:
+            raise ValueError(f"{self._result} is damaged ({error}); remove it and run the command again.") from None
 
     def start(self, info: dict[str, Any]) -> None:
         """Creates the folder and its run.json.
@@ -93,6 +97,11 @@ class RunFolder:
     def finish(self, result: dict[str, Any]) -> None:
         """Writes result.json, which marks the run as finished."""
         write_json(self._result, result)
+
+
+def digest(texts: list[str], content: bytes) -> str:
+    """Sixteen hexadecimal digits that tell data sets apart by names and labels."""
+    return hashlib.sha256("\n".join(texts).encode() + content).hexdigest()[:16]
 
 
 def recipe_hash(recipe: Recipe) -> str:

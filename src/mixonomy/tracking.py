@@ -16,12 +16,12 @@ class Tracker(Protocol):
 class TensorBoard:
     """Event files beside metrics.jsonl; needs the extra `mixonomy[track]`."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, next_step: int):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ValueError("tracking by tensorboard needs it installed: pip install 'mixonomy[track]'.") from None
-        self.writer = SummaryWriter(str(folder / "tensorboard"))
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=next_step)
 
     def write(self, row: dict[str, Any]) -> None:
         for name, value in row.items():
@@ -41,20 +41,21 @@ class Trackers:
     Args:
       folder: of the run.
       log_bytes: where metrics.jsonl goes on; what stands after it is cut off, it will be written again.
+      next_step: the first step whose numbers are to come.
       names: of TRACKERS.
     Raises:
       ValueError: for an unknown name.
     """
 
-    def __init__(self, folder: Path, log_bytes: int, names: tuple[str, ...] = ()):
+    def __init__(self, folder: Path, log_bytes: int, names: tuple[str, ...] = (), *, next_step: int = 1):
         unknown = [name for name in names if name not in TRACKERS]
         if unknown:
             raise ValueError(f"unknown tracker {unknown[0]!r}; use {', '.join(TRACKERS)}.")
         path = folder / "metrics.jsonl"
         self._file = open(path, "r+b" if path.exists() else "w+b")
-        self._file.truncate(log_bytes)
-        self._file.seek(log_bytes)
-        self._others: list[Tracker] = [TRACKERS[name](folder) for name in names]
+        self._file.truncate(min(log_bytes, path.stat().st_size))
+        self._file.seek(0, os.SEEK_END)
+        self._others: list[Tracker] = [TRACKERS[name](folder, next_step) for name in names]
 
     def __enter__(self) -> "Trackers":
         return self

@@ -15,7 +15,6 @@ from mixonomy import data, devices, optim
 from mixonomy.checkpoint import Checkpoints, Progress, optimizer_tensors, restore_optimizers, under
 from mixonomy.data.mix import mix
 from mixonomy.data.stream import mix64
-from mixonomy.durations import num_steps
 from mixonomy.evals import Classification, Predictor, classify, normalise
 from mixonomy.models import load_weights
 from mixonomy.preprocessing import Preprocessing
@@ -27,7 +26,7 @@ class TrainState:
     """Model, average and optimizers, and how one step changes them.
 
     Args:
-      total: number of steps of the whole run, which the schedule needs.
+      total, warmup: number of steps of the whole run and of its warm-up, which the schedule needs.
     """
 
     def __init__(
@@ -39,16 +38,12 @@ class TrainState:
         device: torch.device,
         precision: devices.Precision,
         total: int,
+        warmup: int,
     ):
         self.recipe, self.model, self.preprocessing = recipe, model, preprocessing
         self.num_classes, self.device, self.total = num_classes, device, total
         self.precision: devices.Precision = precision
-        self.warmup = num_steps(
-            recipe.optim.warmup,
-            batch_size=recipe.batch_size,
-            num_examples=recipe.batch_size,
-            total_steps=total,
-        )
+        self.warmup = warmup
         self.optimizers = optim.make_optimizers(model, recipe.optim)
         self.average = copy.deepcopy(model).requires_grad_(False) if recipe.optim.ema else None
         self.best: dict[str, Tensor] | None = None

@@ -51,6 +51,12 @@ class Runtime:
     checkpoint_minutes: float = 5.0
     track: tuple[str, ...] = ()
 
+    def __post_init__(self):
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers is {self.workers}; give 0 or more.")
+        if not self.checkpoint_minutes >= 0:
+            raise ValueError(f"checkpoint_minutes is {self.checkpoint_minutes}; give 0 or more.")
+
 
 def train(
     recipe: Recipe,
@@ -92,12 +98,14 @@ def train(
         "params": sum(p.numel() for p in model.parameters()),
         "images": len(plan.train),
         "classes": num_classes,
+        "data": runs.digest([*plan.train.names, *source.class_names], plan.train.labels.tobytes()),
     }
 
     if folder.has_progress():
         folder.check_same(recipe, facts)
         if (result := folder.result()) is not None:
             console.say(f"{folder.path} is finished; this is its result.")
+            Checkpoints(folder.checkpoints).keep_newest()
             return result
         precision: devices.Precision = folder.info()["precision"]
     else:
@@ -108,6 +116,9 @@ def train(
 
     length = {"batch_size": recipe.batch_size, "num_examples": len(plan.train)}
     total, every = num_steps(recipe.duration, **length), num_steps(recipe.eval_every, **length)
+    warmup = num_steps(recipe.optim.warmup, **length, total_steps=total)
+    if warmup > total:
+        raise ValueError(f"the warm-up of {warmup} steps is longer than the training of {total}; shorten it.")
     console.say(
         f"{recipe.name}: {facts['model']}, {facts['params']:,} parameters, {source.name}: {plan.describe()}, "
         f"{total:,} steps of {recipe.batch_size}, {precision} on {device}"
@@ -117,26 +128,30 @@ def train(
         plan.train, recipe.augment, preprocessing, seed=recipe.seed, device=device, workers=workers
     )
     val = data.EvalData(plan.val, preprocessing, workers=workers) if plan.val else None
-    state = TrainState(recipe, model.to(device), preprocessing, num_classes, device, precision, total)
+    state = TrainState(recipe, model.to(device), preprocessing, num_classes, device, precision, total, warmup)
     checkpoints = Checkpoints(folder.checkpoints)
     progress = state.restore(checkpoints, console)
+    if not arguments and not progress.step:  # weights that no seed can bring back
+        checkpoints.save(state.tensors(), progress)
 
     with (
-        Trackers(folder.path, progress.log_bytes, runtime.track) as trackers,
+        Trackers(folder.path, progress.log_bytes, runtime.track, next_step=progress.step + 1) as trackers,
         console.progress(total, progress.step) as meter,
         _stop_on_ctrl_c() as stop,
     ):
         batches = images.batches(progress.seen, recipe.batch_size)
         losses: list[Tensor] = []
         logged, saved_at = progress, time.monotonic()
+        clock = time.monotonic()
         while progress.step < total:
-            began = time.monotonic()
             losses.append(state.step(next(batches), progress.step))
-            progress = progress.after_step(recipe.batch_size, time.monotonic() - began)
+            progress = replace(progress, step=progress.step + 1, seen=progress.seen + recipe.batch_size)
+            is_stop = stop.is_set()  # read once: what is said to be saved is saved
             is_eval = progress.step % every == 0 or progress.step == total
-            is_save = is_eval or stop.is_set() or time.monotonic() - saved_at > 60 * runtime.checkpoint_minutes
+            is_save = is_eval or is_stop or time.monotonic() - saved_at > 60 * runtime.checkpoint_minutes
             if is_save or progress.step % LOG_STEPS == 0:
-                loss = _mean_of_finite(losses, progress.step, folder)
+                loss = _mean_of_finite(losses, progress.step, folder)  # waits for the device, so the time is true
+                progress = replace(progress, seconds=progress.seconds + max(time.monotonic() - clock, 1e-9))
                 speed = (progress.seen - logged.seen) / (progress.seconds - logged.seconds)
                 epoch = progress.seen / len(plan.train)
                 row = {"step": progress.step, "seen": progress.seen, "epoch": epoch, "loss": loss}
@@ -145,20 +160,25 @@ def train(
                 meter.update(progress.step, f"loss {loss:.3f}  {speed:,.0f} images/s")
                 losses, logged = [], progress
                 if is_eval and val is not None:
+                    checkpoints.wait()  # no process is forked while a thread writes
                     scores = dict(state.evaluate(val).scores())
                     trackers.write({"step": progress.step} | {f"val/{name}": value for name, value in scores.items()})
                     top1 = f"validation top-1 {scores['top1']:.2%}"
                     console.say(f"epoch {epoch:.1f}: loss {loss:.3f}, {top1}, {speed:,.0f} images/s")
-                    if recipe.keep == "best" and scores["top1"] > (progress.best_top1 or -1.0):
+                    is_best = progress.best_top1 is None or scores["top1"] > progress.best_top1
+                    if recipe.keep == "last":
+                        progress = replace(progress, best_top1=scores["top1"], best_step=progress.step)
+                    elif is_best:
                         state.remember_best()
                         progress = replace(progress, best_top1=scores["top1"], best_step=progress.step)
-            if is_save:
-                tensors = state.tensors()
-                _check_disk(folder.path, tensors)
-                progress = replace(progress, log_bytes=trackers.flush())
-                checkpoints.save(tensors, progress)
-                saved_at = time.monotonic()
-            if stop.is_set() and progress.step < total:
+                if is_save:
+                    tensors = state.tensors()
+                    _check_disk(folder.path, tensors)
+                    progress = replace(progress, log_bytes=trackers.flush())
+                    checkpoints.save(tensors, progress)
+                    saved_at = time.monotonic()
+                clock = time.monotonic()  # evaluation and saving are not training
+            if is_stop and progress.step < total:
                 checkpoints.wait()
                 where = f"step {progress.step} of {total}"
                 raise Interrupted(f"stopped after {where}, all saved; the same command goes on from there.")

@@ -158,6 +158,7 @@ WRONG = {
     "duration": (["train", "--duration", "forever"], None, "'forever' is not a duration; write it like '14 epochs'"),
     "option without effect": (["train", "--optim.momentum", "0.9"], 2, "momentum has no effect with name=adamw"),
     "device": (["train", "--device", "tpu"], 1, "unknown device 'tpu'; use auto"),
+    "device number": (["train", "--device", "cpu:foo"], 1, "unknown device 'cpu:foo'"),
     "run folder": (["eval", "/nowhere"], 1, "no file or run folder /nowhere"),
     "split": (["eval", "/nowhere", "--split", "tset"], 2, "invalid choice 'tset'"),
     "no files": (["predict", "/nowhere"], None, "image files"),
@@ -218,3 +219,15 @@ def test_the_default_command_reaches_97_percent_in_a_minute(tmp_path):
     result = json.loads(done.stdout)
     assert result["top1"] >= 0.97 and result["n"] == 359
     assert time.monotonic() - start < 300, "half a minute on two free cores; far more is a defect"
+
+
+def test_recipe_file_that_is_no_python_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text("recipe = (")
+    status, _, err = call(capsys, "train", "--recipe", str(tmp_path / "mine.py"))
+    assert status == 1 and "cannot be run as Python (SyntaxError" in err and len(err.strip().splitlines()) == 1
+
+
+def test_damaged_run_json_is_named(tmp_path, capsys):
+    (tmp_path / "run.json").write_text("{}")
+    status, _, err = call(capsys, "report", str(tmp_path))
+    assert status == 1 and "run.json is damaged" in err and len(err.strip().splitlines()) == 1

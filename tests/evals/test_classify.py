@@ -154,3 +154,10 @@ def test_model_in_evaluation_mode_stays_so():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 4)).eval()
     Predictor(model, Preprocessing((1, 1)), torch.device("cpu"), "fp32")(torch.zeros(1, 3, 1, 1, dtype=torch.uint8))
     assert not model.training
+
+
+def test_two_classes_of_one_name_cannot_be_matched():
+    with pytest.raises(ValueError, match="the model has two classes named 'crane'"):
+        map_classes(("crane", "x", "crane"), ("x", "crane"))
+    with pytest.raises(ValueError, match="the data has two classes named 'crane'"):
+        map_classes(("crane", "x"), ("x", "crane", "crane"))

@@ -48,8 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("mixonomy: stopped.", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
-        if is_debug:
+    except (ValueError, OSError, RuntimeError) as error:
+        # Of torch's own errors only a full GPU is the user's to mend.
+        is_ours = not isinstance(error, RuntimeError) or type(error).__name__ == "OutOfMemoryError"
+        if is_debug or not is_ours:
             raise
         print(f"mixonomy {name}: {one_sentence(error)}", file=sys.stderr)
         return 1
@@ -68,6 +70,8 @@ def one_sentence(error: Exception) -> str:
                 else f"{place}: {text}".lstrip(": ")
             )
         return "; ".join(parts) + "."
+    if type(error).__name__ == "OutOfMemoryError":
+        return "the GPU's memory is full; give a smaller --batch-size, or --optim.accumulate 2 or more."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or ''}".rstrip(": ") + "."
     return " ".join(str(error).split())

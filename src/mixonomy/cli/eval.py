@@ -18,8 +18,8 @@ class Eval:
     """A run folder, or a .safetensors or .npz file."""
     data: str | None = None
     """SOURCE; the data the run was trained on if not given."""
-    split: Literal["train", "val", "test"] = "test"
-    """Which part, as training divides it."""
+    split: Literal["train", "val", "test"] | None = None
+    """Which part, as training divides it; test if not given (all of other data that have one part)."""
     data_root: str | None = None
     """Folder of the known data sets; $MIXONOMY_DATA if not given."""
     device: str = "auto"

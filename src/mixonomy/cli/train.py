@@ -50,8 +50,8 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     long = expand(argv)
     base = choose_recipe(value_of(long, "--recipe"), value_of(long, "--data.source"))
-    for section, choice in (("model", "name"), ("augment", "crop"), ("optim", "name")):
-        value = value_of(long, f"--{section}.{choice}")
+    for section, choice in (("model", "name"), ("data", "eval_crop"), ("augment", "crop"), ("optim", "name")):
+        value = value_of(long, f"--{section}.{choice.replace('_', '-')}")
         with contextlib.suppress(ValidationError):  # which the parser will explain
             base = base if value is None else changed(base, **{section: {choice: value}})
     options = parse(Train, long, name="train", default=Train(base))

@@ -4,6 +4,7 @@ Axes: B images in a batch, N images, c image channels, H and W pixels.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -192,10 +193,15 @@ class _EvalSamples(Dataset):
         return self.data._one(index)
 
 
+def _leave_ctrl_c_to_the_parent(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _worker_options(workers: int) -> dict[str, Any]:
     if not workers:
         return {"num_workers": 0}
     return {
+        "worker_init_fn": _leave_ctrl_c_to_the_parent,
         "num_workers": workers,
         "prefetch_factor": 2,
         "multiprocessing_context": "fork" if hasattr(os, "fork") else None,

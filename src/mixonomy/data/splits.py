@@ -18,7 +18,7 @@ class Plan:
 
     Args:
       train: what gradients see.
-      val: what chooses (best checkpoint, early stop); None if nothing is held out.
+      val: what chooses (the best checkpoint); None if nothing is held out.
       test: what is scored once, at the end.
       test_name: the source's own name for it, "val" where it has no other.
     """

@@ -1,8 +1,8 @@
 """The endless, resumable order of training samples, and the random numbers of each.
 
 A position in the stream is one number, the samples seen so far. Which sample stands there, and which random
-numbers its augmentation gets, are pure functions of (seed, epoch, index): workers, batch sizes, restarts and
-versions of a random-number library change nothing.
+numbers its augmentation gets, are pure functions of (seed, epoch, index): workers, batch sizes and restarts change
+nothing. (Mixup's Beta draw, dropout and the per-sample path turn these keys into numbers by numpy and torch.)
 
 Axes: B samples, N samples of the split.
 """

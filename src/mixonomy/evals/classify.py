@@ -58,7 +58,20 @@ class Classification:
         self.bin_confidence = np.zeros(CALIBRATION_BINS)
 
     def add(self, probs: Tensor, labels: Tensor) -> None:
-        """Adds a batch: probabilities float64 [B, K], labels int64 [B], both on the CPU."""
+        """Adds a batch: probabilities float64 [B, K], labels int64 [B], both on the CPU.
+
+        Raises:
+          ValueError: if the model has another number of outputs than there are classes, or they are not finite.
+        """
+        if probs.shape[1] != self.num_classes:
+            raise ValueError(
+                f"the model has {probs.shape[1]} outputs and the data {self.num_classes} classes; "
+                f"give data with the model's classes."
+            )
+        if not bool(torch.isfinite(probs).all()):
+            raise ValueError(
+                "the model's outputs are not finite; its weights have diverged. Train it with a lower --lr."
+            )
         top = probs.topk(min(5, self.num_classes), dim=1).indices
         predicted, confidence = top[:, 0], probs.gather(1, top[:, :1])[:, 0]
         label_prob = probs.gather(1, labels[:, None])[:, 0]
@@ -166,10 +179,15 @@ def map_classes(model_names: tuple[str, ...], data_names: tuple[str, ...]) -> Te
     """The model's class number for each class of the data, matched by name; None if they are the same.
 
     Raises:
-      ValueError: if the data has a class that the model does not know; scores would be silently wrong.
+      ValueError: if the data has a class that the model does not know, or two classes share a name; scores would
+        be silently wrong.
     """
     if model_names == data_names:
         return None
+    for whose, names in (("model", model_names), ("data", data_names)):
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"the {whose} has two classes named {twice!r}, so classes cannot be matched by name.")
     numbers = {name: i for i, name in enumerate(model_names)}
     unknown = [name for name in data_names if name not in numbers]
     if unknown:

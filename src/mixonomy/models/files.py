@@ -55,7 +55,7 @@ def save_model(model: nn.Module, path: str | Path) -> None:
         "loss": info.loss,
         "precision": info.precision,
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(Path(path), save(tensors, metadata={"mixonomy": json.dumps(content)}))
 
 

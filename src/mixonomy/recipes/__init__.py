@@ -25,7 +25,10 @@ def load_recipe(name: str) -> Recipe:
     if name.endswith(".py"):
         if not Path(name).is_file():
             raise ValueError(f"no recipe file {name}; give a name from `mixonomy list recipes` or a Python file.")
-        found = runpy.run_path(name).get("recipe")
+        try:
+            found = runpy.run_path(name).get("recipe")
+        except (SyntaxError, ImportError, NameError, AttributeError, TypeError) as error:
+            raise ValueError(f"{name} cannot be run as Python ({type(error).__name__}: {error}); mend it.") from None
         if not isinstance(found, Recipe):
             raise ValueError(f"{name} sets no `recipe`; it must hold `recipe = mixonomy.Recipe(...)`.")
         return found
