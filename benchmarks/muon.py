@@ -43,7 +43,7 @@ def optimizer_with_gradients(kind: type[torch.optim.Muon], device: torch.device)
     copies = [nn.Parameter(p.detach().clone().to(device)) for p in matrices()]
     for copy in copies:
         copy.grad = torch.randn(copy.shape, generator=generator).to(device)
-    return kind(copies, lr=recipe.optim.lr, weight_decay=recipe.optim.weight_decay, momentum=0.95)
+    return kind(copies, lr=recipe.optim.lr or 0.02, weight_decay=recipe.optim.weight_decay, momentum=0.95)
 
 
 def difference(device: torch.device) -> float:
@@ -86,7 +86,7 @@ def rows_of(seconds: Mapping[str, Sequence[float]], device: str) -> list[Row]:
         rows.append(make_row(where, **about, model=name, metric="latency_ms", value=value, unit="ms", spread=spread))
     ratio, spread = middle([b / a for a, b in zip(seconds["ours"], seconds["torch.optim.Muon"], strict=True)])
     rows.append(
-        make_row(where, **about, model="ours", metric="ratio_default", value=value, unit="ratio", spread=spread)
+        make_row(where, **about, model="ours", metric="ratio_default", value=ratio, unit="ratio", spread=spread)
     )
     return rows
 

@@ -135,11 +135,14 @@ def test_data_with_classes_in_another_order_is_scored_by_name(run, tmp_path):
 
 
 def test_model_without_data_asks_for_a_source(run):
-    with pytest.raises(ValueError, match="names no data"):
-        mx.evaluate(mx.load(run.path))
-    with pytest.raises(ValueError, match="names no data"):
-        mx.evaluate(run.path / "model.safetensors")
-    assert mx.evaluate(run.path / "model.safetensors", "digits").top1 == run.result["top1"]
+    with pytest.raises(ValueError, match="name no data"):
+        mx.evaluate(mx.create("mixer", **SMALL, patch_size=2, image_size=8, in_channels=1, num_classes=10))
+
+
+def test_loaded_model_knows_which_images_it_was_trained_on(run):
+    for model in (run.path, run.path / "model.safetensors", mx.load(run.path)):
+        assert mx.evaluate(model).top1 == run.result["top1"]
+        assert [mx.evaluate(model, "digits", split=split).n for split in ("train", "val", "test")] == [1295, 143, 359]
 
 
 def _runtime(shared: Path):

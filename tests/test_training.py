@@ -446,3 +446,71 @@ def test_kept_last_weights_say_their_validation_score(tmp_path):
 def test_runtime_out_of_range_is_refused(wrong):
     with pytest.raises(ValueError, match="give 0 or more"):
         Runtime(**wrong)
+
+
+def test_parts_of_a_run_without_run_json_are_not_mixed_into_another(tmp_path):
+    train(tiny(), tmp_path)
+    for name in ("run.json", "result.json"):
+        (tmp_path / name).unlink()
+    with pytest.raises(ValueError, match="holds parts of a run without its run.json"):
+        train(tiny(seed=3), tmp_path)
+
+
+def test_weights_that_an_update_ruined_are_not_saved(tmp_path, monkeypatch):
+    original = training.TrainState.step
+
+    def ruining(self, batch, step):
+        loss = original(self, batch, step)
+        if step == 2:
+            nn.init.constant_(self.model.head.bias, float("inf"))
+        return loss
+
+    monkeypatch.setattr(training.TrainState, "step", ruining)
+    with pytest.raises(ValueError, match=r"no longer finite after step 3 \(model/head.bias\)"):
+        train(tiny(data={"val_share": 0.0}, eval_every="1 steps"), tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir())[-1] == "step-000000002.safetensors"
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path):
+    with RunFolder(tmp_path).locked(), pytest.raises(ValueError, match="another process is training in"):
+        train(tiny(), tmp_path)
+    train(tiny(), tmp_path)
+
+
+def test_finished_run_shows_its_result_without_its_data(tiny_rgb, tmp_path):
+    import shutil
+
+    for path in tiny_rgb.parent.glob("tiny_*.parquet"):
+        shutil.copy(path, tmp_path)
+    recipe = tiny(data={"source": str(tmp_path / "tiny")}, image_size=16, batch_size=4, duration="2 steps")
+    first = train(recipe, tmp_path / "run")
+    for path in tmp_path.glob("tiny_*.parquet"):
+        path.unlink()
+    assert train(recipe, tmp_path / "run") == first
+
+
+def test_module_of_the_wrong_width_is_one_sentence(tmp_path):
+    module = TenLines()
+    module.head = nn.Linear(8, 7)
+    with pytest.raises(ValueError, match=r"the model gives \[32, 7\] for 32 images of 10 classes"):
+        train(tiny(), tmp_path, model=module)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_bad_image_is_named_in_one_sentence_from_worker_processes_too(workers, tmp_path):
+    schema = pa.schema([("image", pa.binary()), ("label", pa.int64()), ("filename", pa.string())])
+    images = [jpeg(torch.full((3, 16, 16), 20 * i, dtype=torch.uint8)) for i in range(12)]
+    images[5] = b"no image at all"
+    columns = {"image": images, "label": [i % 3 for i in range(12)], "filename": [f"{i}.jpg" for i in range(12)]}
+    for split in ("train", "test"):
+        pq.write_table(pa.table(columns, schema=schema), tmp_path / f"bad_{split}.parquet")
+    recipe = tiny(data={"source": str(tmp_path / "bad"), "val_share": 0.0}, image_size=16, batch_size=12)
+    recipe = changed(recipe, augment={"crop": "none", "randaugment_layers": 1})
+    with pytest.raises(ValueError) as caught:
+        train(recipe, tmp_path / "run", runtime=Runtime(workers=workers))
+    assert str(caught.value) == "image '5.jpg': not a readable image (no known format); remove or replace it."
+
+
+def test_another_optimizer_brings_its_own_learning_rate():
+    assert changed(load_recipe("cifar10"), optim={"name": "adamw"}).optim.lr is None
+    assert changed(load_recipe("cifar10"), optim={"name": "adamw", "lr": 0.01}).optim.lr == 0.01

@@ -12,7 +12,7 @@ from mixonomy import data, devices, runs
 from mixonomy.data.decode import decode
 from mixonomy.data.transforms import evaluation_crop
 from mixonomy.evals import Classification, Predictor, classify, map_classes
-from mixonomy.models import info_of, read_npz, read_safetensors, save_model
+from mixonomy.models import TrainedOn, info_of, read_npz, read_safetensors, save_model
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe
 from mixonomy.report import write_report
@@ -119,33 +119,35 @@ def evaluate(
       ValueError: if the data has classes that the model does not know, or there is no such split.
     """
     runtime = runtime or Runtime()
-    recipe = None
-    if not isinstance(model, nn.Module):
-        if Path(model).is_dir():
-            recipe = runs.RunFolder(model).recipe()
-        model, where = load(model), model
-        if source is None and recipe is None:
-            raise ValueError(f"{where} is no run folder, so it names no data; say which by --data SOURCE.")
-    if source is None:
-        if recipe is None:
-            raise ValueError("a model alone names no data; give a SOURCE.")
-        source = recipe.data.source
-    opened = data.open_source(source, runtime.data_root)
-    same = recipe is not None and recipe.data.source == source
-    plan = data.plan_splits(opened, recipe.data.val_share if recipe is not None and same else 0.0)
-    chosen = {"train": plan.train, "val": plan.val, "test": plan.test, None: plan.test}
-    if split not in chosen:
+    if split not in (None, *data.SPLITS):
         raise ValueError(f"unknown split {split!r}; use train, val or test.")
-    if split is None and not same and set(opened.splits) == {"train"}:
-        chosen[None] = opened.splits["train"]
-    if (images := chosen[split]) is None:
-        raise ValueError(f"{source} has no validation data here; use train or test.")
+    if not isinstance(model, nn.Module):
+        model = load(model)
     info = info_of(model)
+    if source is None:
+        if info.trained_on is None:
+            raise ValueError("these weights name no data; say which by --data SOURCE.")
+        source = info.trained_on.source
+    opened = data.open_source(source, runtime.data_root)
+    images = _choose(opened, info.trained_on, split)
     predictor = _predictor(model, runtime)
     workers = data.default_workers() if runtime.workers is None else runtime.workers
     label_map = map_classes(info.class_names, opened.class_names) if info.class_names else None
     batches = data.EvalData(images, info.preprocessing, workers=workers).batches()
     return classify(predictor, batches, len(info.class_names) or len(opened.class_names), label_map)
+
+
+def _choose(opened: data.Source, trained_on: TrainedOn | None, split: str | None) -> data.Split:
+    """The images to score; of the training data only those that a training run keeps apart."""
+    is_own = trained_on is not None and trained_on.digest == opened.digest()
+    if not is_own and len(opened.splits) == 1 and split in (None, *opened.splits):
+        return next(iter(opened.splits.values()))
+    if "train" not in opened.splits and (found := opened.splits.get(split or "test")):
+        return found
+    plan = data.plan_splits(opened, trained_on.val_share if is_own and trained_on else 0.0)
+    if (images := {"train": plan.train, "val": plan.val, "test": plan.test}[split or "test"]) is None:
+        raise ValueError(f"{opened.name} has no validation data here; use train or test.")
+    return images
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def predict(
                 inputs[path] = evaluation_crop(pixels, info.preprocessing)
             except (ValueError, OSError) as error:
                 errors[path] = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        probs = dict(zip(inputs, predictor(torch.stack(list(inputs.values()))).cpu(), strict=True)) if inputs else {}
+        probs = dict(zip(inputs, predictor(torch.stack(list(inputs.values()))), strict=True)) if inputs else {}
         for path in chunk:
             if path in errors:
                 yield Prediction(str(path), error=errors[path])

@@ -56,7 +56,7 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 
 
 def prepare(device: torch.device) -> None:
-    """Settings for the whole process: fast float32 products on a GPU, kept memory on a CPU under Linux.
+    """Settings for the whole process: TF32 products and repeatable kernels on a GPU, kept memory on a CPU under Linux.
 
     A training step on a CPU asks for the same large buffers again and again. glibc gives each back to the kernel and
     gets it anew, page by page, zeroed; told to keep them, a step takes less time (`benchmarks/train.py` measures
@@ -64,6 +64,7 @@ def prepare(device: torch.device) -> None:
     """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.deterministic = True  # a resumed run repeats the gradients of the patch embedding
     elif device.type == "cpu" and sys.platform == "linux":
         with contextlib.suppress(AttributeError, OSError):  # another C library
             mallopt = ctypes.CDLL(None).mallopt

@@ -26,7 +26,7 @@ class Section(BaseModel):
     CHOICE: ClassVar[str] = ""
     """The field whose value decides which others are read."""
     READ_BY: ClassVar[dict[str, tuple[str, ...]]] = {}
-    """Field -> the values of CHOICE that read it; with no other may it be given."""
+    """Field -> the values of CHOICE that read it; with no other may it be given. Empty: each reads it in its way."""
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self):
@@ -123,6 +123,7 @@ class Optim(Section):
 
     CHOICE = "name"
     READ_BY = {
+        "lr": (),
         "rest_lr": ("muon",),
         "beta1": ("adamw", "muon"),
         "beta2": ("adamw", "muon"),
@@ -131,8 +132,8 @@ class Optim(Section):
 
     name: Literal["adamw", "sgd", "muon"] = "adamw"
     """muon: torch's Muon for the matrices inside the blocks, AdamW for the rest."""
-    lr: Positive = 1e-3
-    """Peak learning rate (for muon: of the matrices)."""
+    lr: Positive | None = None
+    """Peak learning rate (for muon: of the matrices); 1e-3 for adamw, 0.03 for sgd, 0.02 for muon if not given."""
     rest_lr: Positive | None = None
     """For muon: peak learning rate of what AdamW trains; 1e-3 if not given."""
     weight_decay: NonNegative = 0.0
@@ -148,11 +149,11 @@ class Optim(Section):
     end: Share = 0.0
     """Final learning rate as a share of the peak (not for constant)."""
     warmup: Duration = "10 %"
-    """Linear warm-up from 0: "10 %", "500 steps", "1 epochs", or "0 steps"."""
+    """Linear warm-up from 0: "10 %", "500 steps", "1 epochs" or "0 steps"; no longer than the training."""
     clip: Positive | None = None
     """Largest global norm of the gradient; no clipping if not given."""
     accumulate: Count = 1
-    """Pieces that a batch is computed in; needs less memory, gives the same step."""
+    """Pieces that a batch is computed in; needs less memory, gives the same step (but for dropout and BatchNorm)."""
     ema: Share = 0.0
     """Decay of an exponential moving average of the weights, which is then what is evaluated; 0 is off."""
 
@@ -187,7 +188,7 @@ class Recipe(Section):
     keep: Literal["best", "last"] = "best"
     """Which weights the run ends with: best on validation data, or the last."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 autocast where the device computes it natively, else fp32."""
+    """auto: bf16 autocast where the device computes it natively, else fp32 (on a GPU with TF32 products)."""
     compile: bool = False
     """Compile the model with torch.compile; needs a C++ compiler on a CPU."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

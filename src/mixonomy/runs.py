@@ -5,6 +5,8 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,6 +14,11 @@ from typing import Any
 
 from mixonomy.models.files import write_atomically
 from mixonomy.recipe import Recipe, differences
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 FORMAT = 1
 PACKAGES = ("mixonomy", "torch", "torchvision", "torchcodec", "numpy", "pillow")
@@ -66,12 +73,36 @@ class RunFolder:
         except ValueError as error:
             raise ValueError(f"{self._result} is damaged ({error}); remove it and run the command again.") from None
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes out of the folder; the lock ends with the process, however it ends.
+
+        Raises:
+          ValueError: if another process is training here, or the folder cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = open(self.path / ".lock", "a")
+        except OSError as error:
+            raise ValueError(f"cannot write to {self.path} ({error.strerror}); give another --out.") from None
+        with file:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise ValueError(
+                        f"another process is training in {self.path}; wait, or give another --out."
+                    ) from None
+            yield
+
     def start(self, info: dict[str, Any]) -> None:
         """Creates the folder and its run.json.
 
         Raises:
-          ValueError: if it cannot be written.
+          ValueError: if it cannot be written, or holds parts of a run whose run.json is gone.
         """
+        if not self.exists() and (self.model.exists() or any(self.checkpoints.glob("step-*"))):
+            raise ValueError(f"{self.path} holds parts of a run without its run.json; move them or give another --out.")
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
             write_json(self._info, {"format": FORMAT, **info})
@@ -86,9 +117,20 @@ class RunFolder:
         Raises:
           ValueError: naming the fields that differ.
         """
-        info = self.info()
-        changes = differences(info["recipe"], json.loads(recipe.model_dump_json()))
-        changes += differences(info["facts"], facts)
+        self.check_recipe(recipe)
+        changes = differences(self.info()["facts"], facts)
+        if changes:
+            raise ValueError(
+                f"the data or model of {self.path} is another now: {', '.join(changes)}; give another --out."
+            )
+
+    def check_recipe(self, recipe: Recipe) -> None:
+        """Refuses to go on with another recipe.
+
+        Raises:
+          ValueError: naming the fields that differ.
+        """
+        changes = differences(self.info()["recipe"], json.loads(recipe.model_dump_json()))
         if changes:
             raise ValueError(
                 f"{self.path} holds another run: {', '.join(changes)}; give another --out, or that recipe."
@@ -97,11 +139,6 @@ class RunFolder:
     def finish(self, result: dict[str, Any]) -> None:
         """Writes result.json, which marks the run as finished."""
         write_json(self._result, result)
-
-
-def digest(texts: list[str], content: bytes) -> str:
-    """Sixteen hexadecimal digits that tell data sets apart by names and labels."""
-    return hashlib.sha256("\n".join(texts).encode() + content).hexdigest()[:16]
 
 
 def recipe_hash(recipe: Recipe) -> str:

@@ -54,9 +54,10 @@ class TrainState:
         """The module whose weights count: the average where there is one."""
         return self.average if self.average is not None else self.model
 
-    def lr(self, step: int) -> float:
-        """The learning rate of a step (of the first optimizer)."""
-        return self.recipe.optim.lr * self._factor(step)
+    @property
+    def lr(self) -> float:
+        """The learning rate of the last step (of the first optimizer)."""
+        return self.optimizers[0].param_groups[0]["lr"]
 
     def step(self, batch: data.Batch, step: int) -> Tensor:
         """One optimizer step; returns the loss, still on the device."""
@@ -74,6 +75,11 @@ class TrainState:
         for x, y in zip(images.chunk(pieces), targets.chunk(pieces), strict=True):
             with devices.autocast(self.device, self.precision):
                 logits = self.forward(x)
+            if logits.shape != y.shape:
+                raise ValueError(
+                    f"the model gives {list(logits.shape)} for {len(y)} images of {self.num_classes} classes; "
+                    f"it must give [{len(y)}, {self.num_classes}]."
+                )
             loss = optim.classification_loss(logits, y, self.recipe.loss) / pieces
             loss.backward()
             loss_sum += loss.detach()

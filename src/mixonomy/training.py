@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mixonomy import data, devices, runs
 from mixonomy.checkpoint import Checkpoints
 from mixonomy.durations import num_steps
-from mixonomy.models import ModelInfo, create_from, info_of, save_model, set_info
+from mixonomy.models import ModelInfo, TrainedOn, create_from, info_of, save_model, set_info
 from mixonomy.preprocessing import DEFAULT_RESIZE, Preprocessing
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe
@@ -81,6 +81,22 @@ def train(
       Interrupted: after Ctrl-C, once everything is saved.
     """
     runtime, console, folder = runtime or Runtime(), console or Console(quiet=True), runs.RunFolder(out)
+    with ExitStack() as until_the_end:
+        return _train(recipe, folder, model, runtime, console, command, until_the_end)
+
+
+def _train(
+    recipe: Recipe,
+    folder: runs.RunFolder,
+    model: nn.Module | None,
+    runtime: Runtime,
+    console: Console,
+    command: str,
+    until_the_end: ExitStack,
+) -> dict[str, Any]:
+    if model is None and folder.exists() and (result := folder.result()) is not None:  # needs no data
+        folder.check_recipe(recipe)
+        return _finished(folder, result, console)
     device = devices.resolve_device(runtime.device)
     devices.prepare(device)
     source = data.open_source(recipe.data.source, runtime.data_root)
@@ -98,21 +114,30 @@ def train(
         "params": sum(p.numel() for p in model.parameters()),
         "images": len(plan.train),
         "classes": num_classes,
-        "data": runs.digest([*plan.train.names, *source.class_names], plan.train.labels.tobytes()),
+        "data": source.digest(),
     }
 
+    until_the_end.enter_context(folder.locked())
     if folder.has_progress():
         folder.check_same(recipe, facts)
         if (result := folder.result()) is not None:
-            console.say(f"{folder.path} is finished; this is its result.")
-            Checkpoints(folder.checkpoints).keep_newest()
-            return result
+            return _finished(folder, result, console)
         precision: devices.Precision = folder.info()["precision"]
     else:
         precision = devices.resolve_precision(recipe.precision, device)
         start = {"recipe": json.loads(recipe.model_dump_json()), "facts": facts, "precision": precision}
         folder.start({**start, "device": str(device), "command": command, **runs.environment()})
-    set_info(model, ModelInfo(arguments, preprocessing, source.class_names, recipe.loss, precision))
+    set_info(
+        model,
+        ModelInfo(
+            arguments,
+            preprocessing,
+            source.class_names,
+            recipe.loss,
+            precision,
+            TrainedOn(recipe.data.source, recipe.data.val_share, facts["data"]),
+        ),
+    )
 
     length = {"batch_size": recipe.batch_size, "num_examples": len(plan.train)}
     total, every = num_steps(recipe.duration, **length), num_steps(recipe.eval_every, **length)
@@ -130,16 +155,18 @@ def train(
     val = data.EvalData(plan.val, preprocessing, workers=workers) if plan.val else None
     state = TrainState(recipe, model.to(device), preprocessing, num_classes, device, precision, total, warmup)
     checkpoints = Checkpoints(folder.checkpoints)
+    until_the_end.callback(checkpoints.wait)  # a checkpoint that was begun is finished, whatever happens
     progress = state.restore(checkpoints, console)
     if not arguments and not progress.step:  # weights that no seed can bring back
         checkpoints.save(state.tensors(), progress)
+        checkpoints.wait()
 
     with (
         Trackers(folder.path, progress.log_bytes, runtime.track, next_step=progress.step + 1) as trackers,
         console.progress(total, progress.step) as meter,
         _stop_on_ctrl_c() as stop,
+        closing(images.batches(progress.seen, recipe.batch_size)) as batches,
     ):
-        batches = images.batches(progress.seen, recipe.batch_size)
         losses: list[Tensor] = []
         logged, saved_at = progress, time.monotonic()
         clock = time.monotonic()
@@ -155,7 +182,7 @@ def train(
                 speed = (progress.seen - logged.seen) / (progress.seconds - logged.seconds)
                 epoch = progress.seen / len(plan.train)
                 row = {"step": progress.step, "seen": progress.seen, "epoch": epoch, "loss": loss}
-                row |= {"lr": state.lr(progress.step - 1), "images_per_s": speed, "seconds": progress.seconds}
+                row |= {"lr": state.lr, "images_per_s": speed, "seconds": progress.seconds}
                 trackers.write(row)
                 meter.update(progress.step, f"loss {loss:.3f}  {speed:,.0f} images/s")
                 losses, logged = [], progress
@@ -173,6 +200,7 @@ def train(
                         progress = replace(progress, best_top1=scores["top1"], best_step=progress.step)
                 if is_save:
                     tensors = state.tensors()
+                    _check_finite(tensors, progress.step, folder)
                     _check_disk(folder.path, tensors)
                     progress = replace(progress, log_bytes=trackers.flush())
                     checkpoints.save(tensors, progress)
@@ -210,6 +238,12 @@ def train(
     return result
 
 
+def _finished(folder: runs.RunFolder, result: dict[str, Any], console: Console) -> dict[str, Any]:
+    console.say(f"{folder.path} is finished; this is its result.")
+    Checkpoints(folder.checkpoints).keep_newest()
+    return result
+
+
 def _preprocessing(recipe: Recipe, channels: int) -> Preprocessing:
     half = (0.5,) * channels
     return Preprocessing(
@@ -236,6 +270,16 @@ def _mean_of_finite(losses: list[Tensor], step: int, folder: runs.RunFolder) -> 
                 f"{folder.checkpoints}. A lower --lr, --optim.clip 1 or --precision fp32 usually helps."
             )
     return sum(values) / len(values)
+
+
+def _check_finite(tensors: dict[str, Tensor], step: int, folder: runs.RunFolder) -> None:
+    """Refuses to save weights that the last update made useless: a good checkpoint would make room for them."""
+    for name, tensor in tensors.items():
+        if name.startswith(("model/", "average/")) and tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(
+                f"the weights are no longer finite after step {step} ({name}); the last good checkpoint is kept in "
+                f"{folder.checkpoints}. A lower --lr, --optim.clip 1 or --precision fp32 usually helps."
+            )
 
 
 def _check_disk(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import muon
 import rows
 import step
 import train
@@ -103,3 +104,9 @@ def test_gpu_script_runs_dry():
     done = call("bash", "benchmarks/gpu.sh", "--dry")
     assert done.returncode == 0, done.stderr
     assert '"top1"' in done.stdout.splitlines()[-1]
+
+
+def test_muon_row_says_how_many_times_faster_ours_is():
+    seconds = {"torch.optim.Muon": [0.4, 0.4, 0.4], "ours": [0.1, 0.1, 0.1]}
+    made = {(row["model"], row["metric"]): row["value"] for row in muon.rows_of(seconds, "cpu")}
+    assert made["ours", "ratio_default"] == pytest.approx(4.0) and made["ours", "latency_ms"] == pytest.approx(100.0)

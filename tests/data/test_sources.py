@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mixonomy.data import known_sources, open_source, sources
+from mixonomy.data import known_sources, open_source, plan_splits, sources
 from mixonomy.data.decode import decode
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -181,17 +181,32 @@ def test_missing_parquet_file_is_refused(tmp_path):
         open_source(str(tmp_path / "nowhere.parquet"))
 
 
-def test_splits_with_other_class_names_are_refused(tmp_path):
+def test_splits_are_joined_by_class_name(tmp_path):
     write(tmp_path / "toy_train.parquet", metadata=NAMES)
-    write(tmp_path / "toy_test.parquet", metadata={"class_names": json.dumps(["b", "a"])})
-    with pytest.raises(ValueError, match="toy_test.parquet has other class names or channels than toy_train.parquet"):
+    names = json.loads(NAMES["class_names"])
+    turned = names[::-1]
+    write(tmp_path / "toy_test.parquet", metadata={"class_names": json.dumps(turned)})
+    alone = open_source(str(tmp_path / "toy_test.parquet"))
+    joined = open_source(str(tmp_path / "toy"))
+    assert joined.class_names == tuple(names)
+    meant = [alone.class_names[label] for label in alone.splits["train"].labels]
+    assert [joined.class_names[label] for label in joined.splits["test"].labels] == meant
+
+
+def test_split_with_a_class_that_train_lacks_is_refused(tmp_path):
+    write(tmp_path / "toy_train.parquet", metadata=NAMES)
+    names = [*json.loads(NAMES["class_names"])[:-1], "zebra"]
+    write(tmp_path / "toy_test.parquet", metadata={"class_names": json.dumps(names)})
+    with pytest.raises(ValueError, match="toy_test.parquet has classes that toy_train.parquet lacks: zebra"):
         open_source(str(tmp_path / "toy"))
 
 
-def test_splits_without_train_are_refused(tmp_path):
+def test_splits_without_train_can_be_read_but_not_trained_on(tmp_path):
     write(tmp_path / "toy_test.parquet")
-    with pytest.raises(ValueError, match="toy_train.parquet is missing beside toy_test.parquet"):
-        open_source(str(tmp_path / "toy"))
+    source = open_source(str(tmp_path / "toy"))
+    assert list(source.splits) == ["test"]
+    with pytest.raises(ValueError, match="toy has no train split, only test"):
+        plan_splits(source, 0.1)
 
 
 @pytest.mark.parametrize(("given", "meant"), [("cifar-10", "cifar10"), ("digit", "digits"), ("flowers", "flowers102")])

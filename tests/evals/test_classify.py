@@ -146,8 +146,19 @@ def test_predictor_gives_probabilities_in_evaluation_mode_and_restores_training(
     images = torch.randint(0, 256, (5, 3, 2, 2), dtype=torch.uint8)
     probs = predictor(images)
     assert model.training and model[1].training
-    torch.testing.assert_close(probs, formula(model.eval()(normalise(images, preprocessing))))
-    torch.testing.assert_close(probs.sum(1), torch.ones(5))
+    torch.testing.assert_close(probs.float(), formula(model.eval()(normalise(images, preprocessing))))
+    torch.testing.assert_close(probs.sum(1), torch.ones(5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_extreme_logits_give_finite_probabilities_and_exact_losses(loss):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3, 3))
+    torch.nn.init.zeros_(model[1].weight)
+    with torch.no_grad():
+        model[1].bias.copy_(torch.tensor([-200.0, -320.0, -210.0]))
+    predictor = Predictor(model, Preprocessing((1, 1)), torch.device("cpu"), "fp32", loss)
+    scored = classify(predictor, [(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.tensor([1]))], 3)
+    assert dict(scored.scores())["nll"] == pytest.approx(120.0, abs=1e-3)
 
 
 def test_model_in_evaluation_mode_stays_so():

@@ -309,3 +309,9 @@ def test_old_file_stays_if_writing_fails(tmp_path, monkeypatch, failing):
         write_atomically(path, b"new")
     monkeypatch.undo()
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_half_precision_weights_become_a_model_of_float32(tmp_path):
+    save_model(tiny().bfloat16(), tmp_path / "half.safetensors")
+    back = read_safetensors(tmp_path / "half.safetensors")
+    assert {parameter.dtype for parameter in back.parameters()} == {torch.float32}

@@ -64,7 +64,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
 
 
 def test_muon_without_matrices_in_blocks_is_refused():
-    with pytest.raises(ValueError, match="muon needs matrices inside blocks, and this model has none"):
+    with pytest.raises(ValueError, match="muon needs matrices in a part named `blocks`, and this model has none"):
         make_optimizers(nn.Linear(3, 3), Optim(name="muon"))
 
 

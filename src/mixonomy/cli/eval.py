@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
 
     model = api.load(options.run)
     scored = api.evaluate(
-        options.run,
+        model,
         options.data,
         split=options.split,
         runtime=Runtime(device=options.device, data_root=options.data_root),

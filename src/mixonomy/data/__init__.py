@@ -1,10 +1,11 @@
 """Data: sources, splits, the resumable stream, augmentation, and batches."""
 
 from mixonomy.data.loading import Batch, EvalData, TrainData, default_workers, train_data
-from mixonomy.data.sources import Source, Split, known_sources, open_source
+from mixonomy.data.sources import SPLITS, Source, Split, known_sources, open_source
 from mixonomy.data.splits import Plan, hold_out, plan_splits
 
 __all__ = [
+    "SPLITS",
     "Batch",
     "EvalData",
     "Plan",

@@ -17,7 +17,7 @@ from mixonomy.recipe import Augment
 DEFAULT_PAD = 4
 DEFAULT_MIN_AREA = 0.05  # inception crop; big_vision pp/ops_image.py (inception_crop, area_min=5)
 CROP_RATIO = (3 / 4, 4 / 3)
-ERASE_AREA, ERASE_RATIO = (0.02, 1 / 3), (0.3, 3.3)  # torchvision's and timm's RandomErasing
+ERASE_AREA, ERASE_RATIO = (0.02, 1 / 3), (0.3, 3.3)  # torchvision's and timm's RandomErasing; height / width
 ERASE_VALUE = 127  # the middle of the range of pixels
 
 # The purposes for which one sample draws random numbers, see `stream.uniforms`.
@@ -46,7 +46,9 @@ def augment_batch(images: Tensor, keys: stream.UInts, config: Augment, image_siz
         images = torch.where(flips.view(-1, 1, 1, 1), images.flip(3), images)
     if config.erase_prob:
         draws = stream.uniforms(keys, DRAWS + 1, ERASE)
-        boxes = random_boxes(draws[:, 1:], image_size, area=ERASE_AREA, ratio=ERASE_RATIO, whole=False)
+        boxes = random_boxes(
+            draws[:, 1:], image_size, area=ERASE_AREA, ratio=(1 / ERASE_RATIO[1], 1 / ERASE_RATIO[0]), whole=False
+        )
         boxes[draws[:, 0] >= config.erase_prob, 2:] = 0
         images = images.masked_fill(inside(boxes, image_size).to(images.device), ERASE_VALUE)
     return images

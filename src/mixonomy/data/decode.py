@@ -51,6 +51,8 @@ def _decode_with_pillow(image: bytes, channels: int) -> Tensor:
         with Image.open(io.BytesIO(image)) as opened:
             upright = ImageOps.exif_transpose(opened).convert("RGB" if channels == 3 else "L")
             pixels = torch.from_numpy(np.array(upright))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.UnidentifiedImageError:
+        raise ValueError("not a readable image (no known format)") from None
+    except (OSError, SyntaxError, ValueError, NotImplementedError, Image.DecompressionBombError) as error:
         raise ValueError(f"not a readable image ({error})") from None
     return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)

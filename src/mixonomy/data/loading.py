@@ -5,7 +5,8 @@ Axes: B images in a batch, N images, c image channels, H and W pixels.
 
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -47,7 +48,7 @@ class TrainData(Protocol):
 
     kind: str
 
-    def batches(self, position: int, batch_size: int) -> Iterator[Batch]:
+    def batches(self, position: int, batch_size: int) -> Generator[Batch, None, None]:
         """Batches from the sample at `position` of the stream on."""
         ...
 
@@ -91,7 +92,7 @@ class InMemoryData:
         self.pixels, self.labels = pixels, torch.from_numpy(split.labels).to(pixels.device)
         self.augment, self.image_size, self.seed = augment, preprocessing.image_size, seed
 
-    def batches(self, position: int, batch_size: int) -> Iterator[Batch]:
+    def batches(self, position: int, batch_size: int) -> Generator[Batch, None, None]:
         """See `TrainData`."""
         while True:
             epochs, indices = stream.samples_at(self.seed, position, batch_size, len(self.labels))
@@ -111,11 +112,14 @@ class WorkerData:
         self.dataset = _TrainSamples(split, TrainTransform(augment, preprocessing), preprocessing.channels, seed)
         self.seed, self.workers = seed, workers
 
-    def batches(self, position: int, batch_size: int) -> Iterator[Batch]:
+    def batches(self, position: int, batch_size: int) -> Generator[Batch, None, None]:
         """See `TrainData`."""
         order = _StreamOrder(self.seed, position, batch_size, len(self.dataset.split))
         loader = DataLoader(self.dataset, batch_sampler=order, collate_fn=_collate, **_worker_options(self.workers))
-        yield from loader
+        for batch in loader:
+            if isinstance(batch, ValueError):  # a bad image; raised in a worker it would bring its traceback along
+                raise batch
+            yield batch
 
 
 @dataclass(frozen=True)
@@ -125,10 +129,13 @@ class _TrainSamples(Dataset):
     channels: int
     seed: int
 
-    def __getitem__(self, visit: tuple[int, int]) -> tuple[Tensor, int, int]:
+    def __getitem__(self, visit: tuple[int, int]) -> tuple[Tensor, int, int] | ValueError:
         epoch, index = visit
         key = int(stream.sample_keys(self.seed, np.array([epoch]), np.array([index]))[0])
-        pixels = named_decode(self.split, index, self.channels)
+        try:
+            pixels = named_decode(self.split, index, self.channels)
+        except ValueError as error:
+            return error
         return self.transform(pixels, key), int(self.split.labels[index]), key
 
 
@@ -149,8 +156,11 @@ class _StreamOrder:
             position += self.batch_size
 
 
-def _collate(samples: list[tuple[Tensor, int, int]]) -> Batch:
-    images, labels, keys = zip(*samples, strict=True)
+def _collate(samples: list[tuple[Tensor, int, int] | ValueError]) -> Batch | ValueError:
+    good = [sample for sample in samples if not isinstance(sample, ValueError)]
+    if len(good) < len(samples):
+        return next(sample for sample in samples if isinstance(sample, ValueError))
+    images, labels, keys = zip(*good, strict=True)
     return Batch(torch.stack(images), torch.tensor(labels), np.array(keys, dtype=np.uint64))
 
 
@@ -178,8 +188,12 @@ class EvalData:
             yield from zip(self._pixels.split(EVAL_BATCH), labels.split(EVAL_BATCH), strict=True)
             return
         batches = [list(range(i, min(i + EVAL_BATCH, len(self)))) for i in range(0, len(self), EVAL_BATCH)]
-        loader = DataLoader(_EvalSamples(self), batch_sampler=batches, **_worker_options(self.workers))
-        yield from zip(loader, labels.split(EVAL_BATCH), strict=True)
+        options = _worker_options(self.workers)
+        loader = DataLoader(_EvalSamples(self), batch_sampler=batches, collate_fn=list, **options)
+        for images, some in zip(loader, labels.split(EVAL_BATCH), strict=True):
+            if bad := [image for image in images if isinstance(image, ValueError)]:
+                raise bad[0]
+            yield torch.stack(images), some
 
     def _one(self, index: int) -> Tensor:
         return evaluation_crop(named_decode(self.split, index, self.preprocessing.channels), self.preprocessing)
@@ -189,8 +203,11 @@ class EvalData:
 class _EvalSamples(Dataset):
     data: EvalData
 
-    def __getitem__(self, index: int) -> Tensor:
-        return self.data._one(index)
+    def __getitem__(self, index: int) -> Tensor | ValueError:
+        try:
+            return self.data._one(index)
+        except ValueError as error:
+            return error
 
 
 def _leave_ctrl_c_to_the_parent(_: int) -> None:
@@ -204,7 +221,7 @@ def _worker_options(workers: int) -> dict[str, Any]:
         "worker_init_fn": _leave_ctrl_c_to_the_parent,
         "num_workers": workers,
         "prefetch_factor": 2,
-        "multiprocessing_context": "fork" if hasattr(os, "fork") else None,
+        "multiprocessing_context": "fork" if sys.platform == "linux" else None,
     }
 
 

@@ -2,11 +2,12 @@
 
 import difflib
 import gzip
+import hashlib
 import json
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,6 +68,13 @@ class Source:
     class_names: tuple[str, ...]
     splits: dict[str, Split]
     channels: int = 3
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits that tell data sets apart by class names, image names and labels."""
+        digest = hashlib.sha256("\n".join(self.class_names).encode())
+        for name, split in sorted(self.splits.items()):
+            digest.update("\n".join([name, *split.names]).encode() + split.labels.tobytes())
+        return digest.hexdigest()[:16]
 
 
 def open_source(text: str, root: str | Path | None = None) -> Source:
@@ -152,17 +160,18 @@ def _siblings(prefix: Path) -> dict[str, Path]:
 
 def _open_prefix(prefix: Path, name: str) -> Source:
     """Joins PREFIX_train.parquet, PREFIX_val.parquet and PREFIX_test.parquet, as far as they exist."""
-    splits, described = {}, {}
-    for split, path in _siblings(prefix).items():
-        splits[split], names, channels = _read_parquet(path)
-        described[path.name] = (names, channels)
-    if "train" not in splits:
-        raise ValueError(f"{prefix}_train.parquet is missing beside {', '.join(described)}; training needs it.")
-    first = next(iter(described.values()))
-    for path_name, other in described.items():
-        if other != first:
-            raise ValueError(f"{path_name} has other class names or channels than {next(iter(described))}.")
-    class_names, channels = first
+    read = {split: (path, *_read_parquet(path)) for split, path in _siblings(prefix).items()}
+    first_path, _, class_names, channels = read.get("train") or next(iter(read.values()))
+    numbers = {class_name: number for number, class_name in enumerate(class_names)}
+    splits = {}
+    for name_of_split, (path, split, names, other_channels) in read.items():
+        unknown = sorted(set(names) - set(class_names))
+        if unknown or other_channels != channels:
+            what = f"classes that {first_path.name} lacks: {', '.join(unknown[:5])}" if unknown else "other channels"
+            raise ValueError(f"{path.name} has {what}; all parts of a data set need the same classes and channels.")
+        if names != class_names:
+            split = replace(split, labels=np.array([numbers[n] for n in names], dtype=np.int64)[split.labels])
+        splits[name_of_split] = split
     return Source(name, class_names, splits, channels)
 
 
@@ -194,7 +203,8 @@ def _read_parquet(path: Path) -> tuple[Split, tuple[str, ...], int]:
         raise ValueError(f"column image of {path} has {images.null_count} empty entries; remove those rows.")
     labels, class_names = _labels(table, path)
     has_names = "filename" in table.column_names
-    names = table["filename"].to_pylist() if has_names else [f"{path.name}[{i}]" for i in range(len(labels))]
+    given = table["filename"].to_pylist() if has_names else [None] * len(labels)
+    names = [f"{path.name}[{i}]" if name is None else str(name) for i, name in enumerate(given)]
     channels = (table.schema.metadata or {}).get(b"channels", b"3")
     if channels not in (b"1", b"3"):
         raise ValueError(f"{path} says it has {channels.decode()!r} channels; 1 (grey) and 3 (RGB) are read.")

@@ -43,7 +43,11 @@ def plan_splits(source: Source, val_share: float) -> Plan:
 
     Args:
       val_share: share of train to hold out where no val split can choose; 0 holds out nothing.
+    Raises:
+      ValueError: if there is no train split, or it is too small to hold out anything.
     """
+    if "train" not in source.splits:
+        raise ValueError(f"{source.name} has no train split, only {', '.join(source.splits)}; training needs one.")
     train, val, test, test_name = source.splits["train"], None, source.splits.get("test"), "test"
     if test is not None:
         val = source.splits.get("val")

@@ -87,7 +87,7 @@ class Classification:
         self.bin_counts += np.bincount(bins, minlength=CALIBRATION_BINS)
         self.bin_correct += np.bincount(bins[correct], minlength=CALIBRATION_BINS)
         self.bin_confidence += np.bincount(bins, weights=confidence.numpy(), minlength=CALIBRATION_BINS)
-        self.nll_sum -= float(label_prob.clamp(min=1e-45).log().sum())
+        self.nll_sum -= float(label_prob.clamp(min=1e-300).log().sum())
         self.top5_correct += int((top == labels[:, None]).sum())
         for i in np.flatnonzero(~correct):
             mistake = Mistake(self.n + int(i), int(y[i]), int(p[i]), float(confidence[i]), float(label_prob[i]))
@@ -164,14 +164,14 @@ def classify(
     """Scores all images of a split, each exactly once.
 
     Args:
-      predict: uint8 images [B, c, H, W] -> probabilities [B, K].
+      predict: uint8 images [B, c, H, W] -> float64 probabilities [B, K] on the CPU.
       batches: pairs of uint8 images and int64 labels.
       label_map: int64, the model's class for each label of the data; the same if not given.
     """
     result = Classification(num_classes)
     for images, labels in batches:
         labels = labels if label_map is None else label_map[labels]
-        result.add(predict(images).double().cpu(), labels)
+        result.add(predict(images), labels)
     return result
 
 

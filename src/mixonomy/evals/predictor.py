@@ -37,13 +37,12 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 [B, c, H, W] -> float32 probabilities [B, K]; for sigmoid each class on its own, then scaled to 1."""
+        """uint8 [B, c, H, W] -> float64 probabilities [B, K] on the CPU; sigmoids are scaled to the sum 1."""
         was_training = self.model.training
         self.model.eval()
         with autocast(self.device, self.precision):
             logits = self.model(normalise(images.to(self.device), self.preprocessing))
         self.model.train(was_training)
-        if self.loss == "softmax":
-            return logits.float().softmax(1)
-        probs = logits.float().sigmoid()
-        return probs / probs.sum(1, keepdim=True)
+        logits = logits.cpu().double()  # exact even for extreme logits; not every device has float64
+        # Dividing sigmoids by their sum is the softmax of their logarithms.
+        return (logits if self.loss == "softmax" else torch.nn.functional.logsigmoid(logits)).softmax(1)

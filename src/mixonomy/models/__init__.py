@@ -2,7 +2,7 @@
 
 from mixonomy.models.create import create, create_from, list_models
 from mixonomy.models.files import load_weights, read_npz, read_safetensors, save_model
-from mixonomy.models.info import ModelInfo, info_of, set_info
+from mixonomy.models.info import ModelInfo, TrainedOn, info_of, set_info
 from mixonomy.models.mixer import SPECS, Mixer, MixerSize
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Mixer",
     "MixerSize",
     "ModelInfo",
+    "TrainedOn",
     "create",
     "create_from",
     "info_of",

@@ -92,9 +92,9 @@ def create(
         **vars(size),
         "gelu": gelu,
     }
-    half = (0.5,) * (in_channels if in_channels in (1, 3) else 3)
-    channels = len(half)
-    set_info(model, ModelInfo(arguments, Preprocessing(height_width, channels=channels, mean=half, std=half)))
+    if in_channels in (1, 3):  # other numbers of channels come from no image file
+        half = (0.5,) * in_channels
+        set_info(model, ModelInfo(arguments, Preprocessing(height_width, channels=in_channels, mean=half, std=half)))
     return model
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mixonomy.models.create import create
-from mixonomy.models.info import ModelInfo, info_of, set_info
+from mixonomy.models.info import ModelInfo, TrainedOn, info_of, set_info
 from mixonomy.models.mixer import from_npz_layout, mixer_size_of_npz, npz_name
 from mixonomy.preprocessing import Preprocessing
 
@@ -54,6 +54,7 @@ def save_model(model: nn.Module, path: str | Path) -> None:
         "preprocessing": info.preprocessing.to_dict(),
         "loss": info.loss,
         "precision": info.precision,
+        "trained_on": None if info.trained_on is None else vars(info.trained_on),
     }
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(Path(path), save(tensors, metadata={"mixonomy": json.dumps(content)}))
@@ -107,7 +108,9 @@ def read_npz(path: str | Path) -> nn.Module:
         num_classes = arrays["head/kernel"].shape[1]
         in_channels = arrays["stem/kernel"].shape[2]
     except _UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read as an .npz of plain arrays ({error}).") from None
+        # numpy would advise to unpickle
+        reason = "it is no zip of arrays, or holds Python objects" if "pickle" in str(error) else str(error)
+        raise ValueError(f"{path} cannot be read as an .npz of plain arrays ({reason}).") from None
     except KeyError as error:
         raise ValueError(f"{path} is no official Mixer file: it has no {error}.") from None
     side = round(num_tokens**0.5)
@@ -146,7 +149,7 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
     if problems:
         raise ValueError(f"{where} does not fit this model: {'; '.join(problems)}.")
     is_empty = any(tensor.is_meta for tensor in own.values())
-    model.load_state_dict(tensors, assign=is_empty)
+    model.load_state_dict({name: tensors[name].to(own[name].dtype) for name in own}, assign=is_empty)
 
 
 # What numpy and zipfile raise for files that are damaged, encrypted, pickled or no .npz at all.
@@ -169,6 +172,7 @@ def _info_from(content: dict[str, Any]) -> ModelInfo:
         tuple(content["class_names"]),
         content["loss"],
         content["precision"],
+        TrainedOn(**content["trained_on"]) if content.get("trained_on") else None,
     )
 
 

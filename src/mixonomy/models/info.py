@@ -9,6 +9,21 @@ from mixonomy.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
+class TrainedOn:
+    """The data of a training run, so that its images are not taken for new ones.
+
+    Args:
+      source: the SOURCE string.
+      val_share: share of train that was held out.
+      digest: of names and labels, see `mixonomy.data.Source.digest`.
+    """
+
+    source: str
+    val_share: float
+    digest: str
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """Everything beside the weights that makes a classifier usable.
 
@@ -18,6 +33,7 @@ class ModelInfo:
       preprocessing: from an image file to the model's input.
       loss: what it was trained with; decides whether logits become probabilities by softmax or sigmoid.
       precision: what it was trained in; "auto" where that is unknown.
+      trained_on: its data; None where that is unknown.
     """
 
     arguments: dict[str, Any]
@@ -25,6 +41,7 @@ class ModelInfo:
     class_names: tuple[str, ...] = ()
     loss: Literal["softmax", "sigmoid"] = "softmax"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    trained_on: TrainedOn | None = None
 
 
 def set_info(model: nn.Module, info: ModelInfo) -> None:

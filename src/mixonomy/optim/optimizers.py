@@ -9,6 +9,7 @@ from mixonomy.optim.muon import Muon
 from mixonomy.recipe import Optim
 
 # What None in a recipe stands for.
+LR = {"adamw": 1e-3, "sgd": 0.03, "muon": 0.02}  # paper, table 4 and section 4.1; benchmarks for Muon
 BETAS = (0.9, 0.999)  # MLP-Mixer paper, section 3
 SGD_MOMENTUM = 0.9  # MLP-Mixer paper, section 3 (fine-tuning)
 MUON_MOMENTUM = 0.95  # torch.optim.Muon's default
@@ -22,24 +23,25 @@ def make_optimizers(model: nn.Module, config: Optim) -> Sequence[torch.optim.Opt
 
     Source for the decay mask: big_vision optax.py (the default mask `.*/kernel$`).
     """
+    lr = LR[config.name] if config.lr is None else config.lr
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     if config.name == "muon":
         matrices = [(name, p) for name, p in named if _is_block_matrix(name, p)]
         if not matrices:
-            raise ValueError("muon needs matrices inside blocks, and this model has none; use adamw or sgd.")
+            raise ValueError("muon needs matrices in a part named `blocks`, and this model has none; use adamw or sgd.")
         taken = {name for name, _ in matrices}
         rest = [(name, p) for name, p in named if name not in taken]
         muon = Muon(
-            [{"params": [p for _, p in matrices], "peak_lr": config.lr}],
-            lr=config.lr,
+            [{"params": [p for _, p in matrices], "peak_lr": lr}],
+            lr=lr,
             weight_decay=config.weight_decay,
             momentum=MUON_MOMENTUM if config.momentum is None else config.momentum,
         )
         return [muon, _adamw(rest, config, MUON_REST_LR if config.rest_lr is None else config.rest_lr)]
     if config.name == "adamw":
-        return [_adamw(named, config, config.lr)]
+        return [_adamw(named, config, lr)]
     momentum = SGD_MOMENTUM if config.momentum is None else config.momentum
-    return [torch.optim.SGD(_groups(named, config.weight_decay, config.lr), lr=config.lr, momentum=momentum)]
+    return [torch.optim.SGD(_groups(named, config.weight_decay, lr), lr=lr, momentum=momentum)]
 
 
 def set_lr(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
