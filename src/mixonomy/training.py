@@ -144,13 +144,13 @@ def _train(
     warmup = num_steps(recipe.optim.warmup, **length, total_steps=total)
     if warmup > total:
         raise ValueError(f"the warm-up of {warmup} steps is longer than the training of {total}; shorten it.")
-    console.say(
-        f"{recipe.name}: {facts['model']}, {facts['params']:,} parameters, {source.name}: {plan.describe()}, "
-        f"{total:,} steps of {recipe.batch_size}, {precision} on {device}"
-    )
     workers = data.default_workers() if runtime.workers is None else runtime.workers
     images = data.train_data(
         plan.train, recipe.augment, preprocessing, seed=recipe.seed, device=device, workers=workers
+    )
+    console.say(
+        f"{recipe.name}: {facts['model']}, {facts['params']:,} parameters, {source.name}: {plan.describe()}, "
+        f"{images.kind}, {total:,} steps of {recipe.batch_size}, {precision} on {device}"
     )
     val = data.EvalData(plan.val, preprocessing, workers=workers) if plan.val else None
     state = TrainState(recipe, model.to(device), preprocessing, num_classes, device, precision, total, warmup)

@@ -1,6 +1,8 @@
 """The CIFAR-10 recipe on CIFAR-100's hundred fine classes.
 
-mixonomy train --data cifar100
+    mixonomy train --data cifar100
+
+Not run yet. Source: none; see cifar10.
 """
 
 from mixonomy.recipe import changed
