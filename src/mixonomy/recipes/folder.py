@@ -1,4 +1,4 @@
-"""Any data set without a recipe of its own, from scratch: a Mixer of 2 M parameters at 64 pixels.
+"""Any data set without a recipe of its own, from scratch: a Mixer of 1.7 M parameters at 64 pixels.
 
     mixonomy train --data my_images.parquet
 
