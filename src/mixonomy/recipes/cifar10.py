@@ -1,10 +1,9 @@
-"""A Mixer of 0.7 M parameters on CIFAR-10, from scratch, sized for an hour of two CPU cores.
+"""A Mixer of 1.1 M parameters on CIFAR-10, from scratch, sized for an hour of two CPU cores with bf16 units.
 
     mixonomy train --data cifar10
 
-It overfits: in its one full run validation stood still for the last third while the training loss fell, and the score
-misses what we aim for. The sizes came from short trials, which favoured them. Scores: README and docs, from
-results/recipes.jsonl.
+Narrow token MLPs, cutmix and weight decay are there against overfitting: a recipe with D_S 128 and none of them stood
+still at 77.6 %. Scores: README and docs, from results/recipes.jsonl.
 Source: none; sizes and rates were chosen on the validation slice.
 """
 
@@ -14,13 +13,13 @@ recipe = Recipe(
     name="cifar10",
     data=Data(source="cifar10", val_share=0.02, eval_crop="squash"),
     model=Model(
-        name="mixer", patch_size=4, hidden_dim=128, num_blocks=8, tokens_mlp_dim=128, channels_mlp_dim=256, gelu="erf"
+        name="mixer", patch_size=4, hidden_dim=128, num_blocks=8, tokens_mlp_dim=64, channels_mlp_dim=512, gelu="erf"
     ),
     image_size=32,
-    augment=Augment(crop="pad", pad=4, flip=True),
-    optim=Optim(name="muon", lr=0.03, rest_lr=1e-3, schedule="linear"),
-    duration="19 epochs",
-    batch_size=128,
+    augment=Augment(crop="pad", pad=4, flip=True, cutmix_prob=0.5),
+    optim=Optim(name="muon", lr=0.02, rest_lr=1e-3, weight_decay=0.1, schedule="linear"),
+    duration="34 epochs",
+    batch_size=256,
     label_smoothing=0.1,
     keep="last",
 )
