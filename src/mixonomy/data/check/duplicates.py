@@ -13,10 +13,12 @@ from mixonomy.data.check.scan import Scan
 
 # Of `differences`. Looking at pairs of CIFAR-10: those up to 0.2 were copies, some of those up to 0.3 were not.
 MAX_DIFFERENCE = 0.2
-# A copy differs at most so much from its original as the most similar hundredth of unrelated pairs differ, times this.
-# For photographs that is 0.2 or more; handwritten digits, which all look alike, need a stricter bound.
-ALIKE_SHARE, ALIKE_FACTOR = 0.01, 0.25
-ALIKE_PAIRS = 20_000  # random pairs by which it is measured
+# Among photographs, the most similar hundredth of unrelated pairs differ by 0.8 or more. Where it is less, as among
+# handwritten digits or photographs of clothes, two images are alike without being copies, and the bound shrinks with the
+# square of it (looking at pairs of Fashion-MNIST: with the first power, half of them were other products).
+UNRELATED_SHARE, UNRELATED_DIFFERENCE = 0.01, 0.8
+UNRELATED_PAIRS = 20_000  # random pairs by which it is measured
+MIN_DISTANCE = 3  # bits by which hashes of copies may differ under any bound
 MIN_TEXTURE = 1.0  # of 255; below, the rounding of thumbnails is a third of what there is to see
 MAX_GAIN = 4 / 3  # contrast by which a copy may differ
 _CHUNK = 2048  # pairs compared at a time
@@ -97,14 +99,14 @@ def _near_pairs(thumbnails: NDArray[np.uint8], single: Indices) -> tuple[Pairs, 
     if len(single) < 2:
         return np.empty((0, 2), dtype=np.int64), MAX_DIFFERENCE
     hashes = np.concatenate([perceptual_hashes(thumbnails[part]) for part in _parts(single)])
-    pairs = np.random.default_rng(0).integers(0, len(single), (ALIKE_PAIRS, 2))
+    pairs = np.random.default_rng(0).integers(0, len(single), (UNRELATED_PAIRS, 2))
     unrelated = pairs[distances(hashes[pairs[:, 0]], hashes[pairs[:, 1]]) > MAX_DISTANCE]
     bound = MAX_DIFFERENCE
     if len(unrelated):
-        usual = np.quantile(_differences_in_chunks(thumbnails, single[unrelated]), ALIKE_SHARE)
-        bound = min(MAX_DIFFERENCE, ALIKE_FACTOR * float(usual))
+        usual = np.quantile(_differences_in_chunks(thumbnails, single[unrelated]), UNRELATED_SHARE)
+        bound *= min(1.0, float(usual) / UNRELATED_DIFFERENCE) ** 2
     # The hashes of closer copies are closer too; and where all images are alike, there are many close hashes.
-    found = single[close_pairs(hashes, int(MAX_DISTANCE * bound / MAX_DIFFERENCE))]
+    found = single[close_pairs(hashes, max(int(MAX_DISTANCE * bound / MAX_DIFFERENCE), MIN_DISTANCE))]
     return found[_differences_in_chunks(thumbnails, found) <= bound], bound
 
 
