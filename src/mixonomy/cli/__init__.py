@@ -11,6 +11,7 @@ COMMANDS = {
     "eval": "score a trained model on labelled images",
     "predict": "classify image files",
     "report": "write the HTML report of a run again",
+    "data": "check a data set before training on it",
     "list": "list models, data sets or recipes",
 }
 USAGE = """usage: mixonomy COMMAND [OPTIONS]

@@ -41,7 +41,7 @@ def mistake_pictures(split: data.Split, mistakes: Sequence[dict[str, Any]], chan
         index = mistake["index"]
         if index >= len(split) or split.names[index] != mistake["name"] or split.labels[index] != mistake["label"]:
             raise ValueError(f"image {mistake['name']!r} is not where it was; the data changed after the run.")
-        pictures.append(_picture(decode(split.images[index], channels), mistake["name"]))
+        pictures.append(picture(decode(split.images[index], channels), mistake["name"]))
     return pictures
 
 
@@ -72,7 +72,7 @@ def training_pictures(
             rows[index].append(pixels)
     alts = ["without augmentation", *(f"as seen in epoch {epoch + 1}" for epoch in range(NUM_EPOCHS))]
     return [
-        (int(label), [_picture(pixels, alt) for pixels, alt in zip(row, alts, strict=True)])
+        (int(label), [picture(pixels, alt) for pixels, alt in zip(row, alts, strict=True)])
         for label, row in zip(few.labels, rows, strict=True)
     ]
 
@@ -86,7 +86,7 @@ def _spread(labels: np.ndarray) -> np.ndarray:
     return np.sort(np.concatenate([firsts, others])[:NUM_SAMPLES])
 
 
-def _picture(pixels: Tensor, alt: str) -> Picture:
+def picture(pixels: Tensor, alt: str) -> Picture:
     """uint8 [c, H, W] as a PNG inside a data URI."""
     from PIL import Image
 

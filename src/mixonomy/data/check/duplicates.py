@@ -14,8 +14,8 @@ from mixonomy.data.check.scan import Scan
 # Of `differences`. Looking at pairs of CIFAR-10: those up to 0.2 were copies, some of those up to 0.3 were not.
 MAX_DIFFERENCE = 0.2
 # Among photographs, the most similar hundredth of unrelated pairs differ by 0.8 or more. Where it is less, as among
-# handwritten digits or photographs of clothes, two images are alike without being copies, and the bound shrinks with the
-# square of it (looking at pairs of Fashion-MNIST: with the first power, half of them were other products).
+# handwritten digits or photographs of clothes, two images are alike without being copies, and the bound shrinks with
+# the square of it (looking at pairs of Fashion-MNIST: with the first power, half of them were other products).
 UNRELATED_SHARE, UNRELATED_DIFFERENCE = 0.01, 0.8
 UNRELATED_PAIRS = 20_000  # random pairs by which it is measured
 MIN_DISTANCE = 3  # bits by which hashes of copies may differ under any bound

@@ -95,9 +95,7 @@ def _neighbours(keys: Indices, hashes: Hashes, max_flips: int) -> Iterator[tuple
             yield from _expanded(order, low, starts[other], sizes[other])
 
 
-def _expanded(
-    order: Indices, left: Indices, firsts: Indices, counts: Indices
-) -> Iterator[tuple[Indices, Indices]]:
+def _expanded(order: Indices, left: Indices, firsts: Indices, counts: Indices) -> Iterator[tuple[Indices, Indices]]:
     """Pairs of place left[i] with each of the counts[i] places from firsts[i] on, as indices of images."""
     some = np.flatnonzero(counts)
     left, firsts, counts = left[some], firsts[some], np.minimum(counts[some], MAX_BUCKET)

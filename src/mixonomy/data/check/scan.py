@@ -93,7 +93,7 @@ def parts_of(source: Source, other: Source | None = None) -> tuple[Part, ...]:
     return *own, *(Part(f"{other.name}/{name}", split, is_other=True) for name, split in others if other)
 
 
-def scan(
+def scan_images(
     parts: tuple[Part, ...], *, workers: int | None = None, report: Callable[[int], None] = lambda done: None
 ) -> Scan:
     """Examines every image of the parts.
@@ -135,6 +135,7 @@ def _keep(out: Scan, at: int, facts: ImageFacts) -> None:
     if facts.problem:
         out.problems[at] = (facts.problem, facts.reason)
         return
+    assert facts.thumbnail is not None, "what can be read has a thumbnail"
     out.sizes[at] = facts.height, facts.width
     out.turned[at], out.ends_grey[at] = facts.is_turned, facts.ends_grey
     out.content[at] = np.frombuffer(facts.content, np.uint64)
