@@ -54,7 +54,7 @@ def examine(image: bytes | NDArray[np.uint8]) -> ImageFacts:
     """Looks at one image; what cannot be read is a fact too, not an error."""
     if isinstance(image, np.ndarray):
         kind = ("pixels", "L" if image.ndim == 2 else "RGB", False)
-        content = np.ascontiguousarray(image)
+        content = np.ascontiguousarray(image).data
     else:
         with warnings.catch_warnings():  # of odd EXIF data, or of a size that is checked here
             warnings.simplefilter("ignore")
@@ -79,7 +79,7 @@ def examine(image: bytes | NDArray[np.uint8]) -> ImageFacts:
         is_turned=kind[2],
         ends_grey=kind[0] == "JPEG" and _ends_grey(pixels),
         content=_digest(content),
-        pixels=_digest(array, f"{height}x{width}"),
+        pixels=_digest(array.data, f"{height}x{width}"),
         thumbnail=thumbnail(array),
     )
 
@@ -101,7 +101,8 @@ def cut_off(content: bytes) -> str:
             at += 2 + int.from_bytes(content[at + 2 : at + 4], "big")
         return "" if content.find(b"\xff\xd9", at) >= 0 else "the end marker of the JPEG file is missing"
     if content[:8] == b"\x89PNG\r\n\x1a\n":
-        return "" if content.rfind(b"IEND") >= 0 else "the last chunk of the PNG file is missing"
+        end = content.rfind(b"IEND")  # and its checksum of four bytes
+        return "" if 0 <= end <= len(content) - 8 else "the last chunk of the PNG file is missing"
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         missing = int.from_bytes(content[4:8], "little") + 8 - len(content)
         return f"{missing:,} bytes of the WebP file are missing" if missing > 0 else ""
@@ -140,7 +141,7 @@ def _ends_grey(pixels: torch.Tensor) -> bool:
     return bool((pixels[:, -height:, -width:] == GREY).all()) and not bool((pixels == GREY).all())
 
 
-def _digest(data: bytes | NDArray[np.uint8], salt: str = "") -> bytes:
+def _digest(data: bytes | memoryview, salt: str = "") -> bytes:
     digest = hashlib.blake2b(data, digest_size=16)
     digest.update(salt.encode())
     return digest.digest()
