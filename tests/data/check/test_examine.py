@@ -1,6 +1,5 @@
 """One image: what is kept of it, and that what is incomplete is found even where a decoder fills the gap."""
 
-import io
 import struct
 import zlib
 
@@ -47,7 +46,9 @@ def test_jpeg_whose_end_was_lost_and_closed_again_ends_grey(picture, encoded):
     assert not examine(encoded(Image.new("RGB", (40, 40), (128, 128, 128)), "JPEG")).ends_grey
 
 
-@pytest.mark.parametrize("content", [b"", b"some text\n" * 30, b"\x89PNG\r\n\x1a\n" + bytes(100) + b"IEND\xaeB`\x82"], ids=len)
+@pytest.mark.parametrize(
+    "content", [b"", b"some text\n" * 30, b"\x89PNG\r\n\x1a\n" + bytes(100) + b"IEND\xaeB`\x82"], ids=len
+)
 def test_what_is_no_image_is_unreadable(content):
     facts = examine(content)
     assert facts.problem == "unreadable" and "not a readable image" in facts.reason and facts.thumbnail is None
@@ -97,5 +98,4 @@ def test_equal_bytes_in_another_shape_are_other_pixels():
 
 def test_damaged_exif_data_is_no_problem(picture, encoded):
     content = encoded(picture(0), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
-    assert Image.open(io.BytesIO(content)).size == (96, 72)
     assert examine(content).problem == ""

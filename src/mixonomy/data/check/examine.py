@@ -52,13 +52,17 @@ class ImageFacts:
 
 def examine(image: bytes | NDArray[np.uint8]) -> ImageFacts:
     """Looks at one image; what cannot be read is a fact too, not an error."""
+    with warnings.catch_warnings():  # Pillow warns of odd EXIF data, and of sizes that are checked here
+        warnings.simplefilter("ignore")
+        return _examine(image)
+
+
+def _examine(image: bytes | NDArray[np.uint8]) -> ImageFacts:
     if isinstance(image, np.ndarray):
         kind = ("pixels", "L" if image.ndim == 2 else "RGB", False)
         content = np.ascontiguousarray(image).data
     else:
-        with warnings.catch_warnings():  # of odd EXIF data, or of a size that is checked here
-            warnings.simplefilter("ignore")
-            kind = _header(image)
+        kind = _header(image)
         if isinstance(kind, str):
             return ImageFacts("huge", kind)
         content = image

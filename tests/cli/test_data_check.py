@@ -1,0 +1,109 @@
+"""`mixonomy data check`, run as a person runs it."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from mixonomy.cli import main
+
+
+def png(seed: int, size: tuple[int, int] = (40, 40)) -> bytes:
+    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write(prefix, **splits: list[bytes]) -> str:
+    """PREFIX_train.parquet and so on; labels alternate."""
+    for split, images in splits.items():
+        labels = ["cat" if i % 2 else "dog" for i in range(len(images))]
+        names = [f"{i}.png" for i in range(len(images))]
+        table = pa.table({"image": images, "label": labels, "filename": names})
+        pq.write_table(table, f"{prefix}_{split}.parquet")
+    return str(prefix)
+
+
+@pytest.fixture
+def leaky(tmp_path) -> str:
+    train = [png(seed) for seed in range(12)]
+    return write(tmp_path / "pets", train=train, test=[png(30), png(31), png(4, (30, 30))])
+
+
+def test_what_was_found_is_said_and_the_status_is_one(leaky, capsys):
+    assert main(["data", "check", leaky]) == 1
+    out, _ = capsys.readouterr()
+    assert "pets: 15 images (train 12, test 3)" in out
+    assert "PROBLEM  1 picture is in more than one split" in out
+    assert "train/4.png = test/2.png: nearly the same" in out
+    assert "a model is scored on pictures that it was trained on" in out
+
+
+def test_notes_alone_are_no_failure_and_only_a_few_cases_are_printed(tmp_path, capsys):
+    images = [png(seed) for seed in range(16)]
+    source = write(tmp_path / "pets", train=images + images[:8])
+    assert main(["data", "check", source]) == 0
+    out, _ = capsys.readouterr()
+    assert "note     8 pictures are there more than once in a split" in out
+    assert out.count("the same file") == 5 and "and 3 more; --json has all" in out
+
+
+def test_json_is_the_last_line_and_people_read_standard_error(leaky, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert main(["data", "check", leaky, "--json", "--out", str(page)]) == 1
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert len(out.splitlines()) == 1 and "PROBLEM" in err
+    assert [finding["kind"] for finding in result["findings"]] == ["leak"]
+    assert result["page"] == str(page) and page.is_file()
+
+
+def test_without_out_nothing_is_written(leaky, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    main(["data", "check", leaky])
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_against_names_the_pictures_of_the_other_source(leaky, tmp_path, capsys):
+    other = write(tmp_path / "downstream", test=[png(7), png(50)])
+    clean = write(tmp_path / "clean", train=[png(seed) for seed in range(60, 70)])
+    assert main(["data", "check", leaky, "--against", other, "--json"]) == 1
+    findings = {finding["kind"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
+    cases = findings["leak-against"]["cases"]
+    assert [image["split"] + "/" + image["name"] for case in cases for image in case["images"]] == [
+        "train/7.png",
+        "downstream/test/0.png",
+    ]
+    assert main(["data", "check", clean, "--against", other]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["data", "chekc"], 2, "unknown command 'chekc'; did you mean 'check'?"),
+        (["data", "check", "cifr10"], 1, "did you mean 'cifar10'?"),
+        (["data", "check", "digits", "--against", "/no/where"], 1, "no data set '/no/where'"),
+        (["data", "check", "digits", "--workers", "-1"], 1, "--workers is -1; give 0"),
+        (["data", "check", "digits", "--page", "x"], 2, "unrecognized options: --page"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_input_is_one_sentence_and_a_status(arguments, status, message, capsys):
+    try:
+        found = main(arguments)
+    except SystemExit as stop:
+        found = stop.code
+    out, err = capsys.readouterr()
+    assert (found, out) == (status, "") and message in err and len(err.strip().splitlines()) == 1
+
+
+def test_page_that_cannot_be_written_is_named(leaky, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["data", "check", leaky, "--out", str(tmp_path / "file/page.html")]) == 1
+    assert f"cannot write to {tmp_path / 'file/page.html'}" in capsys.readouterr().err
