@@ -82,9 +82,9 @@ def _lines(check: "Check") -> Iterator[str]:
     notes = len(check.findings) - problems
     yield ""
     if problems:
-        yield f"{problems} kinds of problem and {notes} of notes; problems break training or make its scores wrong."
+        yield f"Kinds of problem: {problems}, of note: {notes}. Problems break training or make its scores wrong."
     else:
-        yield f"No problems, {notes} kinds of notes." if notes else "Nothing was found."
+        yield f"No problem. Kinds of note: {notes}." if notes else "Nothing was found."
 
 
 def _finding(check: "Check", finding: "Finding") -> Iterator[str]:

@@ -72,6 +72,12 @@ def test_copies_between_splits_leak_and_copies_within_one_do_not(sound, picture,
     }
 
 
+def test_of_many_copies_the_first_of_each_split_comes_first(sound, picture, encoded):
+    kinds = found(sound(train=[(encoded(picture(0)), 0)] * 5, test=[(encoded(picture(0)), 0)]))
+    (names, note), *rest = kinds["leak"]
+    assert names[:3] == ["train/0.png", "test/4.png", "train/12.png"] and len(names) == 7 and not rest
+
+
 def test_same_pixels_in_another_file_are_told_from_the_same_file(sound, picture, encoded):
     kinds = found(sound(test=[(encoded(picture(0)), 0), (encoded(picture(1), "BMP"), 1)]))
     assert [note for _, note in kinds["leak"]] == ["the same file", "the same pixels"]

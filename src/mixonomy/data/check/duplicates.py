@@ -72,7 +72,7 @@ def differences(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np
     b += (mean_b - mean_b.mean(axis=1, keepdims=True))[:, None]
     b *= gain[:, None, None]
     a -= b
-    return _mean_size(a) / np.maximum(texture, 1e-3)
+    return (_mean_size(a) / np.maximum(texture, 1e-3)).astype(np.float32)
 
 
 def textures(thumbnails: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -197,13 +197,19 @@ def _copies(scan: Scan, group: NDArray[np.int64]) -> Iterator[tuple[str, Case]]:
     labels = [part.split.labels[at].tobytes() for part, at in (places[i] for i in own)]
     if len(own) < len(group):
         sides = [part.is_other for part, _ in places]
-        yield "leak-against", Case(images, _likeness(scan, images, sides))
+        yield "leak-against", Case(_spread(images, sides), _likeness(scan, images, sides))
     if len(set(names)) > 1:
-        yield "leak", Case(mine, _likeness(scan, mine, names))
+        yield "leak", Case(_spread(mine, names), _likeness(scan, mine, names))
     if len(set(labels)) > 1:
-        yield "contradiction", Case(mine, _likeness(scan, mine, labels))
+        yield "contradiction", Case(_spread(mine, labels), _likeness(scan, mine, labels))
     elif len(set(names)) == 1 and len(mine) > 1:
         yield "duplicate", Case(mine, _likeness(scan, mine, list(range(len(mine)))))
+
+
+def _spread(images: Sequence[int], sides: Sequence[object]) -> tuple[int, ...]:
+    """The first image of each side, then the others: a reader who sees only a few sees what is at stake."""
+    firsts = tuple(images[sides.index(side)] for side in dict.fromkeys(sides))
+    return firsts + tuple(index for index in images if index not in firsts)
 
 
 def _likeness(scan: Scan, images: Sequence[int], sides: Sequence[object]) -> str:
