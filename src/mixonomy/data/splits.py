@@ -1,6 +1,7 @@
 """Which samples train, which choose, and which are scored once at the end."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,4 +84,4 @@ def hold_out(split: Split, share: float) -> tuple[Split, Split]:
 
 
 def _rank(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{_SPLIT_SEED}/{name}".encode()).digest()[:8], "little")
+    return int.from_bytes(hashlib.sha256(os.fsencode(f"{_SPLIT_SEED}/{name}")).digest()[:8], "little")
