@@ -33,7 +33,7 @@ def written(folder: Path, *numbers: int) -> Checkpoints:
     checkpoints = Checkpoints(folder)
     for number in numbers:
         tensors = {name: tensor + number for name, tensor in TENSORS.items()}
-        checkpoints.save(tensors, Progress(step=number, seen=10 * number, best_top1=0.5))
+        checkpoints.save(tensors, Progress(step=number, seen=10 * number, best_score=0.5))
     checkpoints.wait()
     return checkpoints
 
@@ -93,7 +93,9 @@ def test_tensors_and_progress_come_back_exactly(tmp_path):
         "a/strided": torch.arange(6.0).view(2, 3).T,
         "a/nan": torch.tensor([float("nan"), -0.0]),
     }
-    progress = Progress(step=7, seen=70, seconds=1.25, best_top1=1 / 3, best_step=5, log_bytes=123)
+    progress = Progress(
+        step=7, seen=70, seconds=1.25, best_score=1 / 3, best_step=5, log_bytes=123, bad_images={"x.png": "why"}
+    )
     checkpoints.save(tensors, progress)
     checkpoints.wait()
     found, found_progress, _ = checkpoints.newest()
@@ -168,8 +170,8 @@ def test_any_flipped_bit_is_noticed_and_the_one_before_it_is_taken(tmp_path):
         except Exception as error:  # whatever escapes is what is looked for
             wrong.append((position // 8, repr(error)))
             continue
-        if progress != Progress(step=10, seen=100, best_top1=0.5) or len(damaged) != 1:
-            whole = progress == Progress(step=20, seen=200, best_top1=0.5)
+        if progress != Progress(step=10, seen=100, best_score=0.5) or len(damaged) != 1:
+            whole = progress == Progress(step=20, seen=200, best_score=0.5)
             if not whole or not torch.equal(tensors["model/w"], TENSORS["model/w"] + 20):
                 wrong.append((position // 8, f"unnoticed: {progress}"))
     assert not wrong, f"{len(wrong)} of 600, such as {wrong[:5]}"

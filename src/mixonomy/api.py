@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from torch import nn
 from mixonomy import data, devices, runs
 from mixonomy.data.decode import decode
 from mixonomy.data.transforms import evaluation_crop
-from mixonomy.evals import Classification, Predictor, classify, map_classes
+from mixonomy.evals import Classification, MultiLabel, Predictor, map_classes, score
 from mixonomy.models import TrainedOn, info_of, read_npz, read_safetensors, save_model
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe
@@ -105,8 +105,9 @@ def evaluate(
     source: str | None = None,
     *,
     split: str | None = None,
+    on_bad_image: Literal["error", "skip"] = "error",
     runtime: Runtime | None = None,
-) -> Classification:
+) -> Classification | MultiLabel:
     """Scores a classifier on labelled images.
 
     Args:
@@ -114,7 +115,10 @@ def evaluate(
       source: a SOURCE string; the data the run was trained on if not given.
       split: "train", "val" or "test": of the run's own data as the run divided it, of other data as they come;
         test if not given, and all images of other data that have one split only.
+      on_bad_image: what to do about images that cannot be read: stop, or leave them out.
       runtime: device, workers, data root.
+    Returns:
+      The scores; `MultiLabel` where an image may have several classes.
     Raises:
       ValueError: if the data has classes that the model does not know, or there is no such split.
     """
@@ -133,8 +137,16 @@ def evaluate(
     predictor = _predictor(model, runtime)
     workers = data.default_workers() if runtime.workers is None else runtime.workers
     label_map = map_classes(info.class_names, opened.class_names) if info.class_names else None
-    batches = data.EvalData(images, info.preprocessing, workers=workers).batches()
-    return classify(predictor, batches, len(info.class_names) or len(opened.class_names), label_map)
+    if info.class_names and images.is_multilabel != info.is_multilabel:
+        kinds = {True: "several labels for an image", False: "one label for each image"}
+        raise ValueError(f"the data has {kinds[images.is_multilabel]} and the model was trained on "
+                         f"{kinds[info.is_multilabel]}; give data of the model's kind.")  # fmt: skip
+    num_classes = len(info.class_names) or len(opened.class_names)
+    into = MultiLabel(num_classes, info.thresholds) if images.is_multilabel else Classification(num_classes)
+    bad = data.BadImages(on_bad_image)
+    return score(
+        predictor, data.EvalData(images, info.preprocessing, workers=workers, bad=bad).batches(), into, label_map
+    )
 
 
 def _choose(opened: data.Source, trained_on: TrainedOn | None, split: str | None) -> data.Split:
@@ -205,4 +217,6 @@ def _predictor(model: nn.Module, runtime: Runtime) -> Predictor:
         device,
         devices.resolve_precision(info.precision, device),
         info.loss,
+        info.temperature,
+        info.is_multilabel,
     )

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +32,18 @@ class Progress:
       step: optimizer steps done.
       seen: training samples seen; the position in the stream.
       seconds: spent training so far, over all starts.
-      best_top1, best_step: validation score of the weights to keep so far (the best, or the last); None before it.
+      best_score, best_step: validation score of the weights to keep so far (the best, or the last); None before it.
+      bad_images: name -> why it could not be read, of those that were left out so far.
       log_bytes: length of metrics.jsonl at this point; what comes after it was written by steps that are redone.
     """
 
     step: int = 0
     seen: int = 0
     seconds: float = 0.0
-    best_top1: float | None = None
+    best_score: float | None = None
     best_step: int | None = None
     log_bytes: int = 0
+    bad_images: dict[str, str] = field(default_factory=dict)
 
 
 class Checkpoints:

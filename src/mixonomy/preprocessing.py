@@ -3,7 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
-EvalCrop = Literal["resmall", "resize", "squash"]
+EvalCrop = Literal["resmall", "resize", "squash", "pad"]
+PAD_VALUE = 127  # the middle of the range of pixels
 DEFAULT_RESIZE = 256 / 224  # MLP-Mixer paper, appendix C
 
 
@@ -16,7 +17,8 @@ class Preprocessing:
       channels: 3 for RGB, 1 for grey.
       crop: "resmall" makes the shorter side `resize` times the image size and cuts out the centre;
         "resize" stretches the whole image to `resize` times the image size and cuts out the centre;
-        "squash" stretches the whole image to the image size.
+        "squash" stretches the whole image to the image size;
+        "pad" brings the whole image into the image size, its shape kept, with grey bars on two sides.
       resize: factor of the intermediate size; 256 / 224 in the paper.
       mean, std: of pixel values scaled to [0, 1]; 0.5 and 0.5 give the range [-1, 1].
     Source: MLP-Mixer paper, appendix C ("resmall-crop", "resize-crop").

@@ -79,9 +79,20 @@ class Data(Section):
     val_share: Share = 0.1
     """Share of train held out for validation where the source has no validation split; 0 holds out nothing."""
     eval_crop: EvalCrop = "resmall"
-    """resmall: shorter side, then centre; resize: whole image stretched, then centre; squash: stretched, no crop."""
+    """resmall: shorter side, then centre; resize: whole image stretched, then centre; squash: stretched, no crop;
+    pad: whole image, its shape kept, with grey bars."""
     eval_resize: Annotated[float, Field(ge=1.0, allow_inf_nan=False)] | None = None
     """For resmall and resize: intermediate size as a multiple of the image size; 256/224 if not given."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """What to do about images that cannot be read: stop, or leave them out, counted and named."""
+    max_bad_share: Probability | None = None
+    """For on_bad_image=skip: largest share of all images that may be left out; 0.01 if not given."""
+
+    @model_validator(mode="after")
+    def _share_is_read(self):
+        if self.max_bad_share is not None and self.on_bad_image == "error":
+            raise ValueError("max_bad_share has no effect with on_bad_image=error; it belongs to skip")
+        return self
 
 
 class Augment(Section):
@@ -179,12 +190,17 @@ class Recipe(Section):
     """Length of training: "14 epochs", "500 steps" or "50000 examples"."""
     batch_size: Count = 256
     """Images per optimizer step."""
-    loss: Literal["softmax", "sigmoid"] = "softmax"
-    """sigmoid: one yes/no question per class, summed over classes (big_vision's choice for ImageNet)."""
+    loss: Literal["auto", "softmax", "sigmoid"] = "auto"
+    """sigmoid: one yes/no question per class, summed over classes (big_vision's choice for ImageNet). auto: softmax, or
+    sigmoid where an image may have several classes."""
+    balance: Literal["none", "loss", "sampling"] = "none"
+    """For classes of unequal size. loss: rare ones weigh more; sampling: every class comes equally often."""
     label_smoothing: Share = 0.0
     """Share of a label's weight that is spread over all classes."""
     eval_every: Length = "1 epochs"
     """How often validation data is scored (and always at the end)."""
+    early_stop: Length | None = None
+    """Stop when validation data has not scored better for so long, such as "5 epochs"; never if not given."""
     keep: Literal["best", "last"] = "best"
     """Which weights the run ends with: best on validation data, or the last."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -198,6 +214,12 @@ class Recipe(Section):
     def height_width(self) -> tuple[int, int]:
         """The image size as (height, width)."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @model_validator(mode="after")
+    def _early_stop_keeps_the_best(self):
+        if self.early_stop is not None and self.keep == "last":
+            raise ValueError("early_stop waits for a better score, so it needs keep=best")
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self):

@@ -15,7 +15,16 @@ from mixonomy import data, devices, optim
 from mixonomy.checkpoint import Checkpoints, Progress, optimizer_tensors, restore_optimizers, under
 from mixonomy.data.mix import mix
 from mixonomy.data.stream import mix64
-from mixonomy.evals import Classification, Predictor, classify, normalise
+from mixonomy.evals import (
+    Classification,
+    MultiLabel,
+    Predictor,
+    choose_thresholds,
+    collect,
+    fit_temperature,
+    normalise,
+    score,
+)
 from mixonomy.models import load_weights
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.progress import Console
@@ -27,6 +36,9 @@ class TrainState:
 
     Args:
       total, warmup: number of steps of the whole run and of its warm-up, which the schedule needs.
+      loss: resolved from the recipe and the data.
+      weights: float [K] of the classes in the loss; all the same if None.
+      is_multilabel: whether an image may have several classes.
     """
 
     def __init__(
@@ -39,14 +51,23 @@ class TrainState:
         precision: devices.Precision,
         total: int,
         warmup: int,
+        *,
+        loss: optim.Loss,
+        weights: Tensor | None = None,
+        is_multilabel: bool = False,
     ):
         self.recipe, self.model, self.preprocessing = recipe, model, preprocessing
         self.num_classes, self.device, self.total = num_classes, device, total
         self.precision: devices.Precision = precision
         self.warmup = warmup
+        self.loss: optim.Loss = loss
+        self.weights = None if weights is None else weights.to(device)
+        self.is_multilabel = is_multilabel
         self.optimizers = optim.make_optimizers(model, recipe.optim)
         self.average = copy.deepcopy(model).requires_grad_(False) if recipe.optim.ema else None
         self.best: dict[str, Tensor] | None = None
+        self.temperature = 1.0
+        self.thresholds: tuple[float, ...] = ()
         self.forward = _compiled(model) if recipe.compile else model
 
     @property
@@ -72,7 +93,9 @@ class TrainState:
         self.model.train()
         loss_sum = torch.zeros((), device=self.device)
         pieces = config.accumulate
-        for x, y in zip(images.chunk(pieces), targets.chunk(pieces), strict=True):
+        for x, y in zip(images.tensor_split(pieces), targets.tensor_split(pieces), strict=True):
+            if not len(x):  # images that could not be read left fewer than there are pieces
+                continue
             with devices.autocast(self.device, self.precision):
                 logits = self.forward(x)
             if logits.shape != y.shape:
@@ -80,7 +103,8 @@ class TrainState:
                     f"the model gives {list(logits.shape)} for {len(y)} images of {self.num_classes} classes; "
                     f"it must give [{len(y)}, {self.num_classes}]."
                 )
-            loss = optim.classification_loss(logits, y, self.recipe.loss) / pieces
+            loss = optim.classification_loss(logits, y, self.loss, self.weights, is_multilabel=self.is_multilabel)
+            loss = loss * (len(x) / len(images))
             loss.backward()
             loss_sum += loss.detach()
         if config.clip is not None:
@@ -97,10 +121,28 @@ class TrainState:
                     mean.copy_(buffer)
         return loss_sum
 
-    def evaluate(self, images: data.EvalData) -> Classification:
+    def predictor(self) -> Predictor:
+        """The weights that count, as they will be used."""
+        return Predictor(
+            self.averaged, self.preprocessing, self.device, self.precision, self.loss, self.temperature,
+            self.is_multilabel,
+        )  # fmt: skip
+
+    def evaluate(self, images: data.EvalData) -> Classification | MultiLabel:
         """Scores a split with the weights that count."""
-        predictor = Predictor(self.averaged, self.preprocessing, self.device, self.precision, self.recipe.loss)
-        return classify(predictor, images.batches(), self.num_classes)
+        into = MultiLabel(self.num_classes, self.thresholds) if self.is_multilabel else Classification(self.num_classes)
+        return score(self.predictor(), images.batches(), into)
+
+    def calibrate(self, images: data.EvalData | None) -> None:
+        """Chooses the temperature, or the thresholds, on validation data; without it they are 1 and 0.5."""
+        self.thresholds = (0.5,) * self.num_classes if self.is_multilabel else ()
+        if images is None:
+            return
+        probs, labels = collect(self.predictor(), images.batches())
+        if self.is_multilabel:
+            self.thresholds = tuple(choose_thresholds(probs, labels))
+        else:
+            self.temperature = fit_temperature(probs, labels)
 
     def remember_best(self) -> None:
         """Keeps a copy of the weights that count."""

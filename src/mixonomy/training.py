@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixonomy import data, devices, runs
-from mixonomy.checkpoint import Checkpoints
+from mixonomy import data, devices, optim, runs
+from mixonomy.checkpoint import Checkpoints, Progress
 from mixonomy.durations import num_steps
 from mixonomy.models import ModelInfo, TrainedOn, create_from, info_of, save_model, set_info
 from mixonomy.preprocessing import DEFAULT_RESIZE, Preprocessing
@@ -27,6 +27,7 @@ from mixonomy.tracking import Trackers
 from mixonomy.train_state import TrainState
 
 LOG_STEPS = 10
+HEADLINES = {"top1": "top-1", "map": "mean average precision"}
 
 
 class Interrupted(Exception):
@@ -100,6 +101,9 @@ def _train(
     device = devices.resolve_device(runtime.device)
     devices.prepare(device)
     source = data.open_source(recipe.data.source, runtime.data_root)
+    for note in source.notes:
+        console.say(note)
+    loss = resolve_loss(recipe, source)
     plan = data.plan_splits(source, recipe.data.val_share)
     preprocessing = _preprocessing(recipe, source.channels)
     num_classes = len(source.class_names)
@@ -133,30 +137,62 @@ def _train(
             arguments,
             preprocessing,
             source.class_names,
-            recipe.loss,
+            loss,
             precision,
             TrainedOn(recipe.data.source, recipe.data.val_share, facts["data"]),
+            thresholds=(0.5,) * num_classes if source.is_multilabel else (),
         ),
     )
 
     length = {"batch_size": recipe.batch_size, "num_examples": len(plan.train)}
     total, every = num_steps(recipe.duration, **length), num_steps(recipe.eval_every, **length)
     warmup = num_steps(recipe.optim.warmup, **length, total_steps=total)
+    patience = None if recipe.early_stop is None else num_steps(recipe.early_stop, **length)
     if warmup > total:
         raise ValueError(f"the warm-up of {warmup} steps is longer than the training of {total}; shorten it.")
     workers = data.default_workers() if runtime.workers is None else runtime.workers
+    bad = data.BadImages(recipe.data.on_bad_image)
+    max_bad_share = data.MAX_BAD_SHARE if recipe.data.max_bad_share is None else recipe.data.max_bad_share
     images = data.train_data(
-        plan.train, recipe.augment, preprocessing, seed=recipe.seed, device=device, workers=workers
+        plan.train,
+        recipe.augment,
+        preprocessing,
+        seed=recipe.seed,
+        device=device,
+        workers=workers,
+        bad=bad,
+        is_balanced=recipe.balance == "sampling",
     )
+    bad.check(len(source), max_bad_share)
     console.say(
         f"{recipe.name}: {facts['model']}, {facts['params']:,} parameters, {source.name}: {plan.describe()}, "
         f"{images.kind}, {total:,} steps of {recipe.batch_size}, {precision} on {device}"
     )
-    val = data.EvalData(plan.val, preprocessing, workers=workers) if plan.val else None
-    state = TrainState(recipe, model.to(device), preprocessing, num_classes, device, precision, total, warmup)
+    val = data.EvalData(plan.val, preprocessing, workers=workers, bad=bad) if plan.val else None
+    if patience is not None and val is None:
+        raise ValueError("early_stop needs validation data; give --data.val-share, or leave early_stop out.")
+    counts = plan.train.counts(num_classes)
+    state = TrainState(
+        recipe,
+        model.to(device),
+        preprocessing,
+        num_classes,
+        device,
+        precision,
+        total,
+        warmup,
+        loss=loss,
+        weights=(
+            optim.class_weights(counts, len(plan.train), is_multilabel=source.is_multilabel)
+            if recipe.balance == "loss"
+            else None
+        ),
+        is_multilabel=source.is_multilabel,
+    )
     checkpoints = Checkpoints(folder.checkpoints)
     until_the_end.callback(checkpoints.wait)  # a checkpoint that was begun is finished, whatever happens
     progress = state.restore(checkpoints, console)
+    bad.errors |= progress.bad_images
     if not arguments and not progress.step:  # weights that no seed can bring back
         checkpoints.save(state.tensors(), progress)
         checkpoints.wait()
@@ -168,43 +204,53 @@ def _train(
         closing(images.batches(progress.seen, recipe.batch_size)) as batches,
     ):
         losses: list[Tensor] = []
+        mean_loss = 0.0
         logged, saved_at = progress, time.monotonic()
+        logged_epoch = progress.seen // len(plan.train)
         clock = time.monotonic()
-        while progress.step < total:
-            losses.append(state.step(next(batches), progress.step))
+        while progress.step < total and not _has_waited(progress, patience):
+            batch = next(batches)
+            if len(batch.labels):
+                losses.append(state.step(batch, progress.step))
             progress = replace(progress, step=progress.step + 1, seen=progress.seen + recipe.batch_size)
             is_stop = stop.is_set()  # read once: what is said to be saved is saved
             is_eval = progress.step % every == 0 or progress.step == total
             is_save = is_eval or is_stop or time.monotonic() - saved_at > 60 * runtime.checkpoint_minutes
             if is_save or progress.step % LOG_STEPS == 0:
-                loss = _mean_of_finite(losses, progress.step, folder)  # waits for the device, so the time is true
+                if losses:  # waits for the device, so the time is true
+                    mean_loss = _mean_of_finite(losses, progress.step, folder)
                 progress = replace(progress, seconds=progress.seconds + max(time.monotonic() - clock, 1e-9))
                 speed = (progress.seen - logged.seen) / (progress.seconds - logged.seconds)
                 epoch = progress.seen / len(plan.train)
-                row = {"step": progress.step, "seen": progress.seen, "epoch": epoch, "loss": loss}
+                row = {"step": progress.step, "seen": progress.seen, "epoch": epoch, "loss": mean_loss}
                 row |= {"lr": state.lr, "images_per_s": speed, "seconds": progress.seconds}
                 trackers.write(row)
-                meter.update(progress.step, f"loss {loss:.3f}  {speed:,.0f} images/s")
+                meter.update(progress.step, f"loss {mean_loss:.3f}  {speed:,.0f} images/s")
                 losses, logged = [], progress
                 if is_eval and val is not None:
                     checkpoints.wait()  # no process is forked while a thread writes
-                    scores = dict(state.evaluate(val).scores())
+                    scored = state.evaluate(val)
+                    scores = dict(scored.scores())
                     trackers.write({"step": progress.step} | {f"val/{name}": value for name, value in scores.items()})
-                    top1 = f"validation top-1 {scores['top1']:.2%}"
-                    console.say(f"epoch {epoch:.1f}: loss {loss:.3f}, {top1}, {speed:,.0f} images/s")
-                    is_best = progress.best_top1 is None or scores["top1"] > progress.best_top1
-                    if recipe.keep == "last":
-                        progress = replace(progress, best_top1=scores["top1"], best_step=progress.step)
-                    elif is_best:
+                    new = scores[scored.headline]
+                    said = f"validation {HEADLINES[scored.headline]} {new:.2%}"
+                    console.say(f"epoch {epoch:.1f}: loss {mean_loss:.3f}, {said}, {speed:,.0f} images/s")
+                    # Of equal scores the later counts: few validation images cannot tell them apart.
+                    is_better = progress.best_score is None or new >= progress.best_score
+                    if is_better and recipe.keep == "best":
                         state.remember_best()
-                        progress = replace(progress, best_top1=scores["top1"], best_step=progress.step)
+                    if is_better or recipe.keep == "last":
+                        progress = replace(progress, best_score=new, best_step=progress.step)
                 if is_save:
                     tensors = state.tensors()
                     _check_finite(tensors, progress.step, folder)
                     _check_disk(folder.path, tensors)
-                    progress = replace(progress, log_bytes=trackers.flush())
+                    progress = replace(progress, log_bytes=trackers.flush(), bad_images=dict(bad.errors))
                     checkpoints.save(tensors, progress)
                     saved_at = time.monotonic()
+                if is_eval or progress.seen // len(plan.train) > logged_epoch:
+                    bad.check(len(source), max_bad_share)
+                    logged_epoch = progress.seen // len(plan.train)
                 clock = time.monotonic()  # evaluation and saving are not training
             if is_stop and progress.step < total:
                 checkpoints.wait()
@@ -212,17 +258,28 @@ def _train(
                 raise Interrupted(f"stopped after {where}, all saved; the same command goes on from there.")
         checkpoints.wait()
 
+    if progress.step < total:
+        said = f"no better validation score for {recipe.early_stop}"
+        console.say(f"stopped early after step {progress.step:,} of {total:,}: {said}")
     state.take_best()
-    scored = state.evaluate(data.EvalData(plan.test, preprocessing, workers=workers))
+    state.calibrate(val)
+    info = replace(info_of(model), temperature=state.temperature, thresholds=state.thresholds)
+    set_info(state.averaged, info)
+    scored = state.evaluate(data.EvalData(plan.test, preprocessing, workers=workers, bad=bad))
+    bad.check(len(source), max_bad_share)
+    if bad.errors:
+        console.say(f"{len(bad.errors):,} images could not be read and were left out; result.json names them.")
     save_model(state.averaged, folder.model)
-    worst = [{**vars(m), "name": plan.test.names[m.index]} for m in scored.worst()]
+    worst = [{**mistake, "name": plan.test.names[mistake["index"]]} for mistake in scored.to_dict()["worst"]]
     runs.write_json(folder.test, {**scored.to_dict(), "worst": worst, "split": plan.test_name})
     result = {
         **dict(scored.scores()),
         "split": plan.test_name,
-        "val_top1": progress.best_top1,
+        f"val_{scored.headline}": progress.best_score,
         "best_step": progress.best_step,
-        "steps": total,
+        "temperature": state.temperature,
+        "bad_images": [{"name": name, "error": error} for name, error in sorted(bad.errors.items())],
+        "steps": progress.step,
         "seen": progress.seen,
         "params": facts["params"],
         "images_per_s": progress.seen / progress.seconds,
@@ -236,6 +293,26 @@ def _train(
     folder.finish(result)
     checkpoints.keep_newest()
     return result
+
+
+def _has_waited(progress: Progress, patience: int | None) -> bool:
+    """Whether validation data has not scored better for so many steps; a function of the checkpoint alone."""
+    if patience is None or progress.best_step is None:
+        return False
+    return progress.step - progress.best_step >= patience
+
+
+def resolve_loss(recipe: Recipe, source: data.Source) -> optim.Loss:
+    """The recipe's loss, or the one that suits the data.
+
+    Raises:
+      ValueError: for softmax where an image may have several classes.
+    """
+    if recipe.loss == "softmax" and source.is_multilabel:
+        raise ValueError(
+            f"{source.name} has images with several labels, and loss=softmax allows one; use --loss sigmoid or auto."
+        )
+    return recipe.loss if recipe.loss != "auto" else "sigmoid" if source.is_multilabel else "softmax"
 
 
 def _finished(folder: runs.RunFolder, result: dict[str, Any], console: Console) -> dict[str, Any]:

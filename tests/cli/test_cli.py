@@ -123,6 +123,12 @@ def test_short_forms_and_equal_signs():
     assert expand(given) == [*written, "--optim.lr", "2"]
 
 
+def test_short_forms_for_images_of_ones_own():
+    given = ["--crop", "center", "--on-bad-image", "skip", "--max-bad-share=0.5", "--crop=pad"]
+    written = ["--data.eval-crop", "resmall", "--data.on-bad-image", "skip", "--data.max-bad-share", "0.5"]
+    assert expand(given) == [*written, "--data.eval-crop", "pad"]
+
+
 def test_a_new_choice_drops_what_belonged_to_the_old_one(tmp_path, capsys):
     options = ("--augment.crop", "none", "--duration", "1 steps", "--out", str(tmp_path / "run"))
     status, _, err = call(capsys, "train", *options)

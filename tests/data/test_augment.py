@@ -9,7 +9,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from mixonomy.data import Split, stream
+from mixonomy.data import BadImages, Split, stream
 from mixonomy.data.augment import augment_batch, inside, resized_crops, shifted
 from mixonomy.data.boxes import DRAWS, or_central_box, random_boxes
 from mixonomy.data.loading import InMemoryData, WorkerData
@@ -41,8 +41,10 @@ def both_paths(image: torch.Tensor, config: Augment, image_size: tuple[int, int]
     preprocessing = Preprocessing(image_size, resize=1.0)
     pixels = image[None].expand(NUM_IMAGES, -1, -1, -1)
     split = Split(pixels.permute(0, 2, 3, 1).numpy(), np.zeros(NUM_IMAGES, np.int64), ["x"] * NUM_IMAGES)
-    in_memory = InMemoryData(pixels, split, config, preprocessing, seed=0)
-    by_workers = WorkerData(split, config, preprocessing, seed=1, workers=0)
+    in_memory = InMemoryData(
+        pixels, np.ones(len(split), dtype=bool), split, config, preprocessing, stream.Order(0, len(split))
+    )
+    by_workers = WorkerData(split, config, preprocessing, stream.Order(1, len(split)), 0, BadImages())
     return [next(data.batches(0, NUM_IMAGES)).images for data in (in_memory, by_workers)]
 
 

@@ -4,6 +4,7 @@ Axes: c image channels, H and W pixels.
 """
 
 import io
+import zlib
 
 import numpy as np
 import pytest
@@ -116,3 +117,58 @@ JPEG, PNG = encoded(noise(64, 64), "JPEG"), encoded(noise(64, 64))
 def test_what_is_no_whole_image_is_refused(content, channels):
     with pytest.raises(ValueError, match="not a readable image"):
         decode(content, channels)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_is_transparent_shows_white(kind, channels):
+    image = noise().convert("RGBA")
+    image.putalpha(Image.fromarray(np.tile(np.array([0, 128, 255, 255, 0], dtype=np.uint8), (6, 2))))
+    over = np.array(image).astype(np.float64)
+    share = over[..., 3:] / 255
+    expected = torch.from_numpy(over[..., :3] * share + 255 * (1 - share)).permute(2, 0, 1)
+    pixels = decode(encoded(image, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {})), channels)
+    if channels == 1:
+        expected = (expected * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
+    assert (pixels - expected).abs().max() <= 2
+
+
+def test_transparent_colour_of_a_palette_shows_white():
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.putpixel((0, 0), 0)
+    for kind in ("GIF", "PNG"):
+        pixels = decode(encoded(image, kind, transparency=1))
+        assert pixels[:, 0, 0].tolist() == [255, 0, 0] and pixels[:, 1, 1].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "white"),
+    [
+        (np.linspace(0, 65535, 60).astype(np.uint16), 65535),
+        (np.linspace(0, 65535, 60).astype(np.int32), 65535),
+        (np.linspace(0, 1, 60).astype(np.float32), 1),
+        (np.linspace(0, 255, 60).astype(np.float32), 255),
+    ],
+    ids=["uint16", "int32", "unit floats", "byte floats"],
+)
+def test_tiff_of_more_than_8_bits_is_scaled(values, white):
+    pixels = decode(encoded(Image.fromarray(values.reshape(6, 10)), "TIFF"), 1)
+    expected = torch.from_numpy(values.reshape(1, 6, 10).astype(np.float64) * 255 / white)
+    assert (pixels - expected).abs().max() <= 0.51
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.9])
+def test_cut_off_file_is_refused(kind, share):
+    content = encoded(noise(60, 80), kind)
+    with pytest.raises(ValueError, match="not a readable image"):
+        decode(content[: int(len(content) * share)])
+
+
+def test_more_pixels_than_pillow_allows_are_refused_before_they_are_decoded():
+    small = encoded(Image.new("1", (8, 8)))
+    header = small[12:16] + (20_000).to_bytes(4, "big") * 2 + small[24:29]
+    huge = small[:12] + header + zlib.crc32(header).to_bytes(4, "big") + small[33:]
+    with pytest.raises(ValueError, match=r"not a readable image .*400000000 pixels"):
+        decode(huge)

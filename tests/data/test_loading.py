@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from mixonomy.data import Batch, EvalData, Split, loading, train_data
+from mixonomy.data import BadImages, Batch, EvalData, Split, loading, train_data
 from mixonomy.data.decode import decode
 from mixonomy.data.loading import InMemoryData, WorkerData
-from mixonomy.data.stream import samples_at
+from mixonomy.data.stream import Order
 from mixonomy.data.transforms import evaluation_crop
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.recipe import Augment
@@ -50,7 +50,7 @@ def open_(augment: Augment, split: Split | None = None, workers: int = 0, seed: 
 def test_both_paths_visit_the_same_samples_with_the_same_keys():
     split = png_split()
     in_memory = open_(Augment(), split)
-    by_workers = WorkerData(split, Augment(), PREPROCESSING, 7, 0)
+    by_workers = WorkerData(split, Augment(), PREPROCESSING, Order(7, 23), 0, BadImages())
     assert isinstance(in_memory, InMemoryData)
     assert_equal(first(in_memory, 9), first(by_workers, 9))  # without augmentation the pixels are equal too
 
@@ -58,9 +58,13 @@ def test_both_paths_visit_the_same_samples_with_the_same_keys():
 @pytest.mark.parametrize("path", ["in memory", "workers"])
 def test_batches_follow_the_stream_through_epochs(path):
     split = png_split()
-    data = open_(Augment(), split) if path == "in memory" else WorkerData(split, Augment(), PREPROCESSING, 7, 0)
+    data = (
+        open_(Augment(), split)
+        if path == "in memory"
+        else WorkerData(split, Augment(), PREPROCESSING, Order(7, 23), 0, BadImages())
+    )
     batches = first(data, 9)
-    _, indices = samples_at(7, 0, 54, 23)
+    indices = Order(7, 23).at(0, 54).indices
     assert torch.cat([batch.labels for batch in batches]).tolist() == split.labels[indices].tolist()
     pixels = torch.stack([decode(split.images[i]) for i in indices])
     assert torch.equal(torch.cat([batch.images for batch in batches]), pixels)
@@ -128,15 +132,15 @@ def test_evaluation_sees_every_image_once_in_order(monkeypatch, count, fits):
     data = EvalData(split, PREPROCESSING)
     for _ in range(2):  # the second pass may come from memory
         batches = list(data.batches())
-        assert torch.equal(torch.cat([labels for _, labels in batches]), torch.arange(count))
-        seen = torch.cat([images for images, _ in batches])
+        assert torch.equal(torch.cat([labels for _, labels, _ in batches]), torch.arange(count))
+        seen = torch.cat([images for images, *_ in batches])
         assert torch.equal(seen, torch.from_numpy(images).permute(0, 3, 1, 2))
         assert len(batches[-1][1]) == (count % 250 or 250)
 
 
 def test_evaluation_crops_images_of_any_size():
     split = png_split(sizes=((8, 8), (20, 30), (5, 3)))
-    ((images, _),) = EvalData(split, PREPROCESSING).batches()
+    ((images, *_),) = EvalData(split, PREPROCESSING).batches()
     expected = [evaluation_crop(decode(split.images[i]), PREPROCESSING) for i in range(len(split))]
     assert torch.equal(images, torch.stack(expected))
 
@@ -146,9 +150,9 @@ def test_evaluation_crops_images_of_any_size():
 def test_unreadable_image_is_named(augment, workers):
     split = png_split(12)
     split.images[5] = b"not an image"
-    with pytest.raises(ValueError, match=r"image '5.png': .*remove or replace it"):
+    with pytest.raises(ValueError, match=r"image '5.png': .*remove or replace it, or leave out"):
         first(open_(augment, split, workers), 2)
-    with pytest.raises(ValueError, match=r"image '5.png': .*remove or replace it"):
+    with pytest.raises(ValueError, match=r"image '5.png': .*remove or replace it, or leave out"):
         list(EvalData(split, PREPROCESSING, workers=workers).batches())
 
 

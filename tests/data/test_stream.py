@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixonomy.data.stream import epoch_order, mix64, sample_keys, samples_at, uniforms
+from mixonomy.data.stream import Order, balanced_epoch, epoch_order, mix64, sample_keys, uniforms
 
 SEEDS = st.integers(0, 2**31 - 1)
 MASK = 2**64 - 1
@@ -50,7 +50,6 @@ def test_each_epoch_is_a_permutation(seed, epoch, num_samples):
 
 def test_order_is_a_pure_function_and_differs_between_epochs_and_seeds():
     first = epoch_order(0, 0, 100).copy()
-    epoch_order.cache_clear()
     assert np.array_equal(epoch_order(0, 0, 100), first)
     assert not np.array_equal(epoch_order(0, 1, 100), first)
     assert not np.array_equal(epoch_order(1, 0, 100), first)
@@ -58,24 +57,25 @@ def test_order_is_a_pure_function_and_differs_between_epochs_and_seeds():
 
 @given(SEEDS, st.integers(1, 20), st.lists(st.integers(1, 30), min_size=1, max_size=6), st.integers(0, 60))
 def test_batches_of_any_sizes_concatenate_to_the_same_stream(seed, num_samples, sizes, start):
-    pieces, position = [], start
+    pieces, position, order = [], start, Order(seed, num_samples)
     for size in sizes:
-        pieces.append(np.stack(samples_at(seed, position, size, num_samples)))
+        pieces.append(order.at(position, size))
         position += size
-    whole = np.stack(samples_at(seed, start, sum(sizes), num_samples))
-    assert np.array_equal(np.concatenate(pieces, axis=1), whole)
+    whole = Order(seed, num_samples).at(start, sum(sizes))
+    assert np.array_equal(np.concatenate([piece.indices for piece in pieces]), whole.indices)
+    assert np.array_equal(np.concatenate([piece.keys for piece in pieces]), whole.keys)
 
 
 def test_a_batch_that_crosses_epochs_takes_the_rest_of_one_and_the_begin_of_the_next():
-    epochs, indices = samples_at(3, 7, 15, 10)
-    assert epochs.tolist() == [0] * 3 + [1] * 10 + [2] * 2
+    visits = Order(3, 10).at(7, 15)
     expected = [*epoch_order(3, 0, 10)[7:], *epoch_order(3, 1, 10), *epoch_order(3, 2, 10)[:2]]
-    assert indices.tolist() == expected
+    assert visits.indices.tolist() == expected
+    epochs = np.repeat([0, 1, 2], [3, 10, 2])
+    assert np.array_equal(visits.keys, sample_keys(3, epochs, visits.indices))
 
 
 def test_position_far_in_the_stream_needs_no_walk():
-    epochs, indices = samples_at(0, 10**12, 4, 50)
-    assert epochs.tolist() == [2 * 10**10] * 4
+    indices = Order(0, 50).at(10**12, 4).indices
     assert indices.tolist() == epoch_order(0, 2 * 10**10, 50)[:4].tolist()
 
 
@@ -109,3 +109,28 @@ def test_more_uniforms_begin_with_the_same_ones():
 def test_order_and_augmentation_share_no_numbers():
     every, zeros = np.arange(1000), np.zeros(1000, np.int64)
     assert not np.array_equal(np.argsort(sample_keys(0, zeros, every), kind="stable"), epoch_order(0, 0, 1000))
+
+
+@given(SEEDS, st.integers(0, 9), st.lists(st.integers(1, 30), min_size=1, max_size=6))
+def test_balanced_epoch_has_every_class_and_within_it_every_sample_equally_often(seed, epoch, sizes):
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(sizes)) * 3, sizes))
+    indices, rounds = balanced_epoch(seed, epoch, labels)
+    assert len(indices) == len(labels)
+    of_class = [int((labels[indices] == label).sum()) for label in np.unique(labels)]
+    assert max(of_class) - min(of_class) <= 1
+    for label in np.unique(labels):
+        of_sample = np.bincount(indices[labels[indices] == label], minlength=len(labels))[labels == label]
+        assert of_sample.max() - of_sample.min() <= 1
+    visits = list(zip(indices.tolist(), rounds.tolist(), strict=True))
+    assert len(set(visits)) == len(visits) and all((i, r - 1) in visits for i, r in visits if r)
+
+
+def test_balanced_order_is_pure_shuffled_and_gives_repeated_samples_keys_of_their_own():
+    labels = np.array([0] * 18 + [1] * 2)
+    first, again = Order(1, 20, labels).at(3, 57), Order(1, 20, labels).at(20, 20)
+    assert np.array_equal(first.indices[17:37], again.indices) and np.array_equal(first.keys[17:37], again.keys)
+    assert len(set(first.keys.tolist())) == 57
+    runs = np.diff(labels[again.indices] != 0).astype(bool).sum()
+    assert runs > 3  # the classes do not come one after the other
+    assert not np.array_equal(again.indices, Order(1, 20, labels).at(40, 20).indices)
+    assert not np.array_equal(again.indices, Order(2, 20, labels).at(20, 20).indices)

@@ -117,3 +117,15 @@ def test_stored_preprocessing_comes_back():
 def test_preprocessing_that_makes_no_sense_is_refused(changes):
     with pytest.raises(ValueError, match="give 1 or 3|unknown crop 'random'; use resmall"):
         Preprocessing((8, 8), **changes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "bars"), [((20, 40), (4, 0)), ((40, 20), (0, 4)), ((7, 7), (0, 0)), ((1, 99), (7, 0))]
+)
+def test_pad_keeps_the_whole_image_and_its_shape(shape, bars):
+    pixels = torch.full((3, *shape), 200, dtype=torch.uint8)
+    out = evaluation_crop(pixels, Preprocessing((16, 16), crop="pad"))
+    assert out.shape == (3, 16, 16)
+    down, right = bars
+    assert (out[:, down : 16 - down, right : 16 - right][:, :1] == 200).all()
+    assert int((out == 127).sum()) == 3 * (256 - (16 - 2 * down - (shape[0] == 1)) * (16 - 2 * right))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mixonomy.evals import Classification, Predictor, classify, map_classes, normalise
+from mixonomy.evals import Classification, Predictor, map_classes, normalise, score
 from mixonomy.preprocessing import Preprocessing
 
 
@@ -107,11 +107,12 @@ def test_confusion_matrix_is_left_out_for_very_many_classes():
     assert Classification(1001).confusion is None and Classification(1000).confusion.shape == (1000, 1000)
 
 
-def test_classify_sees_every_image_once_and_maps_labels():
-    batches = [(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1])), (torch.tensor([2]), torch.tensor([0]))]
-    result = classify(lambda images: torch.eye(3)[images], batches, 3)
+def test_scoring_sees_every_image_once_and_maps_labels():
+    three, one = torch.arange(3), torch.tensor([3])
+    batches = [(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1]), three), (torch.tensor([2]), torch.tensor([0]), one)]
+    result = score(lambda images: torch.eye(3)[images], batches, Classification(3))
     assert (result.n, result.top1) == (4, 0.5)
-    result = classify(lambda images: torch.eye(3)[images], batches, 3, label_map=torch.tensor([2, 1]))
+    result = score(lambda images: torch.eye(3)[images], batches, Classification(3), label_map=torch.tensor([2, 1]))
     assert (result.n, result.top1) == (4, 0.5)
     assert result.confusion.tolist() == [[0, 0, 0], [0, 1, 1], [1, 0, 1]]
 
@@ -157,7 +158,8 @@ def test_extreme_logits_give_finite_probabilities_and_exact_losses(loss):
     with torch.no_grad():
         model[1].bias.copy_(torch.tensor([-200.0, -320.0, -210.0]))
     predictor = Predictor(model, Preprocessing((1, 1)), torch.device("cpu"), "fp32", loss)
-    scored = classify(predictor, [(torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.tensor([1]))], 3)
+    batch = (torch.zeros(1, 3, 1, 1, dtype=torch.uint8), torch.tensor([1]), torch.tensor([0]))
+    scored = score(predictor, [batch], Classification(3))
     assert dict(scored.scores())["nll"] == pytest.approx(120.0, abs=1e-3)
 
 

@@ -47,8 +47,11 @@ def _data() -> list[tuple[str, str]]:
 
     return [
         *known_sources(),
+        ("FOLDER", "of class folders, or of train/ val/ test/ with class folders in each"),
+        ("FILE.csv", "columns path, label (several separated by ;), optionally split; also .tsv"),
         ("FILE.parquet", "columns image, label"),
         ("PREFIX", "of PREFIX_train.parquet ..."),
+        ("hf:OWNER/NAME", "a data set of the Hugging Face hub"),
     ]
 
 

@@ -16,7 +16,15 @@ from mixonomy.recipe import Recipe, changed
 from mixonomy.recipes import choose_recipe
 
 # Short forms of the fields that people set most.
-SHORT = {"--model": "--model.name", "--data": "--data.source", "--lr": "--optim.lr"}
+SHORT = {
+    "--model": "--model.name",
+    "--data": "--data.source",
+    "--lr": "--optim.lr",
+    "--crop": "--data.eval-crop",
+    "--on-bad-image": "--data.on-bad-image",
+    "--max-bad-share": "--data.max-bad-share",
+}
+CROPS = {"center": "resmall"}  # what people say -> the paper's name
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,8 @@ class Train:
     """Trains by a recipe; the same command goes on with an unfinished run, and shows the result of a finished one.
 
     Short forms: --model NAME (--model.name), --data SOURCE (--data.source), --lr (--optim.lr), --epochs N
-    (--duration "N epochs").
+    (--duration "N epochs"), --crop center|squash|pad (--data.eval-crop; center is resmall), --on-bad-image and
+    --max-bad-share (--data....).
     """
 
     fields: Annotated[Recipe, arg(name="")]
@@ -87,6 +96,8 @@ def expand(argv: list[str]) -> list[str]:
     for i, word in enumerate(words):
         if i and words[i - 1] == "--epochs":
             out.append(f"{word} epochs")
+        elif i and words[i - 1] == "--crop":
+            out.append(CROPS.get(word, word))
         else:
             out.append("--duration" if word == "--epochs" else SHORT.get(word, word))
     return out

@@ -1,11 +1,15 @@
 """Data: sources, splits, the resumable stream, augmentation, and batches."""
 
+from mixonomy.data.bad_images import MAX_BAD_SHARE, BadImage, BadImages
 from mixonomy.data.loading import Batch, EvalData, TrainData, default_workers, train_data
 from mixonomy.data.sources import SPLITS, Source, Split, known_sources, open_source
 from mixonomy.data.splits import Plan, hold_out, plan_splits
 
 __all__ = [
+    "MAX_BAD_SHARE",
     "SPLITS",
+    "BadImage",
+    "BadImages",
     "Batch",
     "EvalData",
     "Plan",

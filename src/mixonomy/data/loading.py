@@ -6,18 +6,20 @@ Axes: B images in a batch, N images, c image channels, H and W pixels.
 import os
 import signal
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mixonomy.data import stream
 from mixonomy.data.augment import augment_batch
+from mixonomy.data.bad_images import BadImage, BadImages
 from mixonomy.data.decode import decode
 from mixonomy.data.sources import Split
 from mixonomy.data.transforms import TrainTransform, evaluation_crop
@@ -34,13 +36,15 @@ class Batch:
 
     Args:
       images: uint8 [B, c, H, W].
-      labels: int64 [B].
+      labels: int64 [B], or bool [B, K].
       keys: the random keys of the samples, [B].
+      bad: images that should be here and could not be read; the batch is smaller by as many.
     """
 
     images: Tensor
     labels: Tensor
     keys: stream.UInts
+    bad: tuple[BadImage, ...] = ()
 
 
 class TrainData(Protocol):
@@ -61,13 +65,27 @@ def train_data(
     seed: int,
     device: torch.device,
     workers: int,
+    bad: BadImages | None = None,
+    is_balanced: bool = False,
 ) -> TrainData:
-    """Chooses the in-memory path if the images are small, of one size, and the augmentation works on batches."""
+    """Chooses the in-memory path if the images are small, of one size, and the augmentation works on batches.
+
+    Args:
+      bad: takes note of images that cannot be read; the first is an error if not given.
+      is_balanced: whether every class comes equally often, instead of every image.
+    Raises:
+      ValueError: if an image, or every image, cannot be read, or images with several classes are to be balanced.
+    """
+    bad = BadImages() if bad is None else bad
+    if is_balanced and split.is_multilabel:
+        raise ValueError("images with several labels cannot be drawn equally often by class; use --balance loss.")
+    order = stream.Order(seed, len(split), split.labels.astype(np.int64) if is_balanced else None)
     if not augment.randaugment_layers:
-        pixels = _equal_pixels(split, augment, preprocessing)
-        if pixels is not None:
-            return InMemoryData(pixels.to(device), split, augment, preprocessing, seed)
-    return WorkerData(split, augment, preprocessing, seed, workers)
+        found = _equal_pixels(split, augment, preprocessing, bad)
+        if found is not None:
+            pixels, is_readable = found
+            return InMemoryData(pixels.to(device), is_readable, split, augment, preprocessing, order)
+    return WorkerData(split, augment, preprocessing, order, workers, bad)
 
 
 def default_workers() -> int:
@@ -75,28 +93,45 @@ def default_workers() -> int:
     return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
 
 
-def named_decode(split: Split, index: int, channels: int) -> Tensor:
-    """Decodes one image of a split; an error names the image."""
+def read_image(split: Split, index: int, channels: int) -> Tensor | BadImage:
+    """Decodes one image of a split to uint8 [channels, H, W], or says why it cannot."""
     try:
         return decode(split.images[index], channels)
     except ValueError as error:
-        raise ValueError(f"image {split.names[index]!r}: {error}; remove or replace it.") from None
+        return BadImage(split.names[index], str(error))
+    except OSError as error:
+        return BadImage(split.names[index], f"its file cannot be read ({error.strerror or error})")
 
 
 class InMemoryData:
-    """All training images as one uint8 tensor on the device, augmented batch-wise."""
+    """All training images as one uint8 tensor on the device, augmented batch-wise.
+
+    Args:
+      pixels: uint8 [N, c, H, W].
+      is_readable: bool [N]; the others are left out of their batches.
+    """
 
     kind = "in memory"
 
-    def __init__(self, pixels: Tensor, split: Split, augment: Augment, preprocessing: Preprocessing, seed: int):
+    def __init__(
+        self,
+        pixels: Tensor,
+        is_readable: NDArray[np.bool_],
+        split: Split,
+        augment: Augment,
+        preprocessing: Preprocessing,
+        order: stream.Order,
+    ):
         self.pixels, self.labels = pixels, torch.from_numpy(split.labels).to(pixels.device)
-        self.augment, self.image_size, self.seed = augment, preprocessing.image_size, seed
+        self.is_readable, self.order = is_readable, order
+        self.augment, self.image_size = augment, preprocessing.image_size
 
     def batches(self, position: int, batch_size: int) -> Generator[Batch, None, None]:
         """See `TrainData`."""
         while True:
-            epochs, indices = stream.samples_at(self.seed, position, batch_size, len(self.labels))
-            keys = stream.sample_keys(self.seed, epochs, indices)
+            visits = self.order.at(position, batch_size)
+            good = self.is_readable[visits.indices]
+            indices, keys = visits.indices[good], visits.keys[good]
             picked = torch.from_numpy(indices).to(self.pixels.device)
             images = augment_batch(self.pixels[picked], keys, self.augment, self.image_size)
             yield Batch(images, self.labels[picked], keys)
@@ -108,17 +143,26 @@ class WorkerData:
 
     kind = "decoded by workers"
 
-    def __init__(self, split: Split, augment: Augment, preprocessing: Preprocessing, seed: int, workers: int):
-        self.dataset = _TrainSamples(split, TrainTransform(augment, preprocessing), preprocessing.channels, seed)
-        self.seed, self.workers = seed, workers
+    def __init__(
+        self,
+        split: Split,
+        augment: Augment,
+        preprocessing: Preprocessing,
+        order: stream.Order,
+        workers: int,
+        bad: BadImages,
+    ):
+        self.dataset = _TrainSamples(split, TrainTransform(augment, preprocessing), preprocessing)
+        self.order, self.workers, self.bad = order, workers, bad
 
     def batches(self, position: int, batch_size: int) -> Generator[Batch, None, None]:
         """See `TrainData`."""
-        order = _StreamOrder(self.seed, position, batch_size, len(self.dataset.split))
-        loader = DataLoader(self.dataset, batch_sampler=order, collate_fn=_collate, **_worker_options(self.workers))
+        visits = _Visits(self.order, position, batch_size)
+        options = _worker_options(self.workers)
+        # A batch is one item: it is put together where its images are decoded.
+        loader = DataLoader(self.dataset, batch_size=None, sampler=visits, collate_fn=None, **options)
         for batch in loader:
-            if isinstance(batch, ValueError):  # a bad image; raised in a worker it would bring its traceback along
-                raise batch
+            self.bad.add(*batch.bad)  # an error is raised here: a worker's would bring its traceback along
             yield batch
 
 
@@ -126,42 +170,36 @@ class WorkerData:
 class _TrainSamples(Dataset):
     split: Split
     transform: TrainTransform
-    channels: int
-    seed: int
+    preprocessing: Preprocessing
 
-    def __getitem__(self, visit: tuple[int, int]) -> tuple[Tensor, int, int] | ValueError:
-        epoch, index = visit
-        key = int(stream.sample_keys(self.seed, np.array([epoch]), np.array([index]))[0])
-        try:
-            pixels = named_decode(self.split, index, self.channels)
-        except ValueError as error:
-            return error
-        return self.transform(pixels, key), int(self.split.labels[index]), key
+    def __getitem__(self, visits: stream.Visits) -> Batch:
+        images, good, bad = [], [], []
+        for place, (index, key) in enumerate(zip(visits.indices.tolist(), visits.keys.tolist(), strict=True)):
+            pixels = read_image(self.split, index, self.preprocessing.channels)
+            if isinstance(pixels, BadImage):
+                bad.append(pixels)
+            else:
+                images.append(self.transform(pixels, key))
+                good.append(place)
+        shape = (0, self.preprocessing.channels, *self.preprocessing.image_size)
+        stacked = torch.stack(images) if images else torch.empty(shape, dtype=torch.uint8)
+        labels = torch.from_numpy(self.split.labels[visits.indices[good]])
+        return Batch(stacked, labels, visits.keys[good], tuple(bad))
 
 
 @dataclass(frozen=True)
-class _StreamOrder:
-    """An endless batch sampler over (epoch, index)."""
+class _Visits:
+    """An endless sampler of batches."""
 
-    seed: int
+    order: stream.Order
     position: int
     batch_size: int
-    num_samples: int
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[stream.Visits]:
         position = self.position
         while True:
-            epochs, indices = stream.samples_at(self.seed, position, self.batch_size, self.num_samples)
-            yield list(zip(epochs.tolist(), indices.tolist(), strict=True))
+            yield self.order.at(position, self.batch_size)
             position += self.batch_size
-
-
-def _collate(samples: list[tuple[Tensor, int, int] | ValueError]) -> Batch | ValueError:
-    good = [sample for sample in samples if not isinstance(sample, ValueError)]
-    if len(good) < len(samples):
-        return next(sample for sample in samples if isinstance(sample, ValueError))
-    images, labels, keys = zip(*good, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels), np.array(keys, dtype=np.uint64))
 
 
 class EvalData:
@@ -169,45 +207,60 @@ class EvalData:
 
     Args:
       workers: processes that decode what does not fit.
+      bad: takes note of images that cannot be read, which are left out; the first is an error if not given.
     """
 
-    def __init__(self, split: Split, preprocessing: Preprocessing, *, workers: int = 0):
+    def __init__(self, split: Split, preprocessing: Preprocessing, *, workers: int = 0, bad: BadImages | None = None):
         self.split, self.preprocessing, self.workers = split, preprocessing, workers
+        self.bad = BadImages() if bad is None else bad
         self._pixels: Tensor | None = None
+        self._indices = torch.arange(len(split))
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields (uint8 [B, c, H, W], int64 [B]); the last batch is as small as it comes."""
+    def batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yields uint8 [B, c, H, W], labels int64 [B] or bool [B, K], and int64 [B]: which images of the split.
+
+        The last batch is as small as it comes.
+
+        Raises:
+          ValueError: if an image cannot be read and that is an error, or none can be read.
+        """
         labels = torch.from_numpy(self.split.labels)
         height, width = self.preprocessing.image_size
         if len(self) * self.preprocessing.channels * height * width <= MEMORY_BYTES:
             if self._pixels is None:
-                self._pixels = _in_threads(self._one, len(self))
-            yield from zip(self._pixels.split(EVAL_BATCH), labels.split(EVAL_BATCH), strict=True)
+                pixels, is_readable = _in_threads(self._one, len(self), self.bad)
+                self._indices = torch.from_numpy(np.flatnonzero(is_readable))
+                self._pixels = pixels if is_readable.all() else pixels[self._indices]
+            for images, indices in zip(self._pixels.split(EVAL_BATCH), self._indices.split(EVAL_BATCH), strict=True):
+                yield images, labels[indices], indices
             return
-        batches = [list(range(i, min(i + EVAL_BATCH, len(self)))) for i in range(0, len(self), EVAL_BATCH)]
-        options = _worker_options(self.workers)
-        loader = DataLoader(_EvalSamples(self), batch_sampler=batches, collate_fn=list, **options)
-        for images, some in zip(loader, labels.split(EVAL_BATCH), strict=True):
-            if bad := [image for image in images if isinstance(image, ValueError)]:
-                raise bad[0]
-            yield torch.stack(images), some
+        parts = [part.tolist() for part in self._indices.split(EVAL_BATCH)]
+        loader = DataLoader(_EvalSamples(self), batch_sampler=parts, collate_fn=list, **_worker_options(self.workers))
+        num_good = 0
+        for found, indices in zip(loader, parts, strict=True):
+            self.bad.add(*(image for image in found if isinstance(image, BadImage)))
+            good = [place for place, image in enumerate(found) if not isinstance(image, BadImage)]
+            if good:
+                seen = torch.tensor([indices[place] for place in good])
+                yield torch.stack([found[place] for place in good]), labels[seen], seen
+            num_good += len(good)
+        if not num_good:
+            raise _none_readable(len(self))
 
-    def _one(self, index: int) -> Tensor:
-        return evaluation_crop(named_decode(self.split, index, self.preprocessing.channels), self.preprocessing)
+    def _one(self, index: int) -> Tensor | BadImage:
+        pixels = read_image(self.split, index, self.preprocessing.channels)
+        return pixels if isinstance(pixels, BadImage) else evaluation_crop(pixels, self.preprocessing)
 
 
 @dataclass(frozen=True)
 class _EvalSamples(Dataset):
     data: EvalData
 
-    def __getitem__(self, index: int) -> Tensor | ValueError:
-        try:
-            return self.data._one(index)
-        except ValueError as error:
-            return error
+    def __getitem__(self, index: int) -> Tensor | BadImage:
+        return self.data._one(index)
 
 
 def _leave_ctrl_c_to_the_parent(_: int) -> None:
@@ -225,27 +278,36 @@ def _worker_options(workers: int) -> dict[str, Any]:
     }
 
 
-def _equal_pixels(split: Split, augment: Augment, preprocessing: Preprocessing) -> Tensor | None:
-    """All images as uint8 [N, c, H, W], or None if they differ in size or do not fit.
+def _equal_pixels(
+    split: Split, augment: Augment, preprocessing: Preprocessing, bad: BadImages
+) -> tuple[Tensor, NDArray[np.bool_]] | None:
+    """All images as uint8 [N, c, H, W] and which could be read, or None if they differ in size or do not fit.
 
     Where the recipe does not crop at random from the original, they are brought to the model's size here, once.
     """
-    first = named_decode(split, 0, preprocessing.channels)
     keeps_size = augment.crop == "inception"
-    size = first.shape if keeps_size else (preprocessing.channels, *preprocessing.image_size)
+    size = (preprocessing.channels, *preprocessing.image_size)
+    if keeps_size:
+        readable = (read_image(split, index, preprocessing.channels) for index in range(len(split)))
+        first = next((pixels for pixels in readable if isinstance(pixels, Tensor)), None)
+        if first is None:
+            raise _none_readable(len(split))
+        size = tuple(first.shape)
     if len(split) * int(np.prod(size)) > MEMORY_BYTES:
         return None
 
-    def one(index: int) -> Tensor:
-        pixels = named_decode(split, index, preprocessing.channels)
+    def one(index: int) -> Tensor | BadImage:
+        pixels = read_image(split, index, preprocessing.channels)
+        if isinstance(pixels, BadImage):
+            return pixels
         if not keeps_size:
             return evaluation_crop(pixels, preprocessing)
-        if pixels.shape != first.shape:
+        if tuple(pixels.shape) != size:
             raise _UnequalSizes
         return pixels
 
     try:
-        return _in_threads(one, len(split))
+        return _in_threads(one, len(split), bad)
     except _UnequalSizes:
         return None
 
@@ -254,14 +316,31 @@ class _UnequalSizes(Exception):
     """Some image has another size than the first."""
 
 
-def _in_threads(one: Any, count: int) -> Tensor:
-    """Stacks one(0) ... one(count - 1); decoding and resizing leave Python's lock to the other threads."""
+def _none_readable(count: int) -> ValueError:
+    return ValueError(f"none of the {count:,} images can be read; `mixonomy data check` says why.")
+
+
+def _in_threads(
+    one: Callable[[int], Tensor | BadImage], count: int, bad: BadImages
+) -> tuple[Tensor, NDArray[np.bool_]]:
+    """Stacks one(0) ... one(count - 1); decoding and resizing leave Python's lock to the other threads.
+
+    Returns:
+      uint8 [N, c, H, W], black where an image cannot be read, and bool [N]: which could.
+    """
     out: Tensor | None = None
+    is_readable = np.zeros(count, dtype=np.bool_)
     chunks = [range(i, min(i + 256, count)) for i in range(0, count, 256)]
     with ThreadPoolExecutor(default_workers()) as pool:
-        for chunk, images in zip(chunks, pool.map(lambda c: torch.stack([one(i) for i in c]), chunks), strict=True):
-            if out is None:
-                out = torch.empty((count, *images.shape[1:]), dtype=torch.uint8)
-            out[chunk.start : chunk.stop] = images
-    assert out is not None, "a split has at least one image"
-    return out
+        for chunk, images in zip(chunks, pool.map(lambda c: [one(i) for i in c], chunks), strict=True):
+            for index, image in zip(chunk, images, strict=True):
+                if isinstance(image, BadImage):
+                    bad.add(image)
+                    continue
+                if out is None:
+                    out = torch.zeros((count, *image.shape), dtype=torch.uint8)
+                out[index] = image
+                is_readable[index] = True
+    if out is None:
+        raise _none_readable(count)
+    return out, is_readable

@@ -1,12 +1,13 @@
 """Which samples train, which choose, and which are scored once at the end."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixonomy.data.sources import Source, Split
+from mixonomy.data.sources import Labels, Source, Split
 
 TEST_SHARE = 0.1  # of a source that has a train split and nothing else
 _SPLIT_SEED = "mixonomy split 0"  # fixed: runs with other seeds are scored on the same images
@@ -65,14 +66,16 @@ def hold_out(split: Split, share: float) -> tuple[Split, Split]:
     """Splits off a stratified share: (rest, held out).
 
     Of each class, `share` of its images whose hashed names come first: rounded, at least one if it has two, never all.
+    An image with several classes counts for the rarest of them.
 
     Raises:
       ValueError: if the split is too small to hold out anything.
     """
     ranks = np.array([_rank(name) for name in split.names], dtype=np.uint64)
     held: list[NDArray[np.int64]] = []
-    for label in np.unique(split.labels):
-        members = np.flatnonzero(split.labels == label)
+    strata = _strata(split.labels)
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
         count = min(max(round(share * len(members)), 1), len(members) - 1)
         held.append(members[np.argsort(ranks[members], kind="stable")][:count])
     chosen = np.zeros(len(split), dtype=bool)
@@ -82,5 +85,15 @@ def hold_out(split: Split, share: float) -> tuple[Split, Split]:
     return split.pick(np.flatnonzero(~chosen)), split.pick(np.flatnonzero(chosen))
 
 
+def _strata(labels: Labels) -> NDArray[np.int64]:
+    """The class of each image that decides where it goes, int64 [N]; K for images without a class."""
+    if labels.ndim == 1:
+        return labels.astype(np.int64)
+    counts = labels.sum(0)
+    num_classes = labels.shape[1]
+    rarity = np.where(labels, counts, len(labels) + 1)  # [N, K]
+    return np.where(labels.any(1), rarity.argmin(1) if num_classes else 0, num_classes).astype(np.int64)
+
+
 def _rank(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{_SPLIT_SEED}/{name}".encode()).digest()[:8], "little")
+    return int.from_bytes(hashlib.sha256(os.fsencode(f"{_SPLIT_SEED}/{name}")).digest()[:8], "little")

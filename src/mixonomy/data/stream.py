@@ -7,7 +7,7 @@ nothing. (Mixup's Beta draw, dropout and the per-sample path turn these keys int
 Axes: B samples, N samples of the split.
 """
 
-from functools import lru_cache
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ def mix64(x: UInts) -> UInts:
 def sample_keys(seed: int, epochs: NDArray[np.int64], indices: NDArray[np.int64]) -> UInts:
     """One 64-bit key per sample visit; a pure function of (seed, epoch, index). [B], [B] -> [B]."""
     with np.errstate(over="ignore"):
-        key = mix64(np.array([seed], dtype=np.uint64) * _GOLDEN + np.uint64(1))
+        key = mix64(np.array([seed], dtype=np.int64).astype(np.uint64) * _GOLDEN + np.uint64(1))
         key = mix64(key + (epochs.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
         return mix64(key + (indices.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
 
@@ -41,21 +41,81 @@ def uniforms(keys: UInts, count: int, purpose: int = 0) -> NDArray[np.float64]:
         return (mix64(keys[:, None] + offsets) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-@lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, num_samples: int) -> NDArray[np.int64]:
     """A permutation of range(N), a pure function of its arguments. -> [N]"""
-    every = np.arange(num_samples, dtype=np.int64)
+    return np.argsort(_order_keys(seed, epoch, np.arange(num_samples, dtype=np.int64)), kind="stable")
+
+
+def _order_keys(seed: int, epoch: int, visits: NDArray[np.int64]) -> UInts:
     # The sort key gets an epoch of its own kind, so that order and augmentation share no numbers.
-    keys = sample_keys(seed ^ 0x5EED, np.full(num_samples, epoch, dtype=np.int64), every)
-    return np.argsort(keys, kind="stable")
+    return sample_keys(seed ^ 0x5EED, np.full(len(visits), epoch, dtype=np.int64), visits)
 
 
-def samples_at(seed: int, position: int, count: int, num_samples: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The (epochs, indices) of the `count` samples from a position on; each is int64 [B]."""
-    positions = np.arange(position, position + count)
-    epochs, offsets = np.divmod(positions, num_samples)
-    indices = np.empty(count, dtype=np.int64)
-    for epoch in np.unique(epochs):
-        at = epochs == epoch
-        indices[at] = epoch_order(seed, int(epoch), num_samples)[offsets[at]]
-    return epochs, indices
+def balanced_epoch(seed: int, epoch: int, labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """N draws in which every class comes equally often (to one), and within a class every sample (to one).
+
+    A pure function of its arguments.
+
+    Args:
+      labels: int64 [N], the class of each sample.
+    Returns:
+      (indices, rounds), each int64 [N]: which sample, and how often the epoch had it before.
+    """
+    num_samples, classes = len(labels), np.unique(labels)
+    share, extra = divmod(num_samples, len(classes))
+    favoured = epoch_order(seed, epoch, len(classes))[:extra]  # classes that get one draw more
+    parts = []
+    for number, label in enumerate(classes):
+        members = np.flatnonzero(labels == label)
+        count = share + int(number in favoured)
+        rounds = np.repeat(np.arange(-(-count // len(members))), len(members))
+        visits = np.tile(members, rounds[-1] + 1 if len(rounds) else 0) + num_samples * rounds
+        within = np.lexsort((_order_keys(seed, epoch, visits), rounds))  # each round in an order of its own
+        parts.append(visits[within][:count])
+    visits = np.concatenate(parts)
+    rounds, indices = np.divmod(visits[np.argsort(_order_keys(~seed, epoch, visits), kind="stable")], num_samples)
+    return indices, rounds
+
+
+@dataclass(frozen=True)
+class Visits:
+    """Samples of the stream, one after the other.
+
+    Args:
+      indices: int64 [B], which sample of the split.
+      keys: [B], the random key of each visit.
+    """
+
+    indices: NDArray[np.int64]
+    keys: UInts
+
+
+class Order:
+    """Which sample stands at each position of the endless stream.
+
+    Args:
+      labels: int64 [N]; if given, every class comes equally often.
+    """
+
+    def __init__(self, seed: int, num_samples: int, labels: NDArray[np.int64] | None = None):
+        self.seed, self.num_samples, self.labels = seed, num_samples, labels
+        self._epochs: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+
+    def at(self, position: int, count: int) -> Visits:
+        """The `count` samples from a position on."""
+        epochs, offsets = np.divmod(np.arange(position, position + count), self.num_samples)
+        indices, rounds = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
+        for epoch in np.unique(epochs).tolist():
+            at = epochs == epoch
+            indices[at], rounds[at] = (part[offsets[at]] for part in self._epoch(epoch))
+        # A sample that comes twice in an epoch is augmented in another way.
+        return Visits(indices, sample_keys(self.seed, epochs, indices + self.num_samples * rounds))
+
+    def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if epoch not in self._epochs:
+            if self.labels is None:
+                made = epoch_order(self.seed, epoch, self.num_samples), np.zeros(self.num_samples, dtype=np.int64)
+            else:
+                made = balanced_epoch(self.seed, epoch, self.labels)
+            self._epochs = {**{e: self._epochs[e] for e in self._epochs if e == epoch - 1}, epoch: made}
+        return self._epochs[epoch]

@@ -14,22 +14,29 @@ from mixonomy.data.augment import (
     ERASE_RATIO,
     ERASE_VALUE,
 )
-from mixonomy.preprocessing import Preprocessing
+from mixonomy.preprocessing import PAD_VALUE, Preprocessing
 from mixonomy.recipe import Augment
 
 DEFAULT_MAGNITUDE = 10
+WHOLE = ("squash", "pad")  # crops that cut nothing off
 
 
 def evaluation_crop(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 [c, H, W] of any size -> uint8 [c, *image_size], bilinear and antialiased.
 
-    Source: MLP-Mixer paper, appendix C.
+    Source: MLP-Mixer paper, appendix C, for resmall and resize.
     """
     height, width = preprocessing.image_size
-    if tuple(pixels.shape[1:]) == (height, width) and (preprocessing.crop == "squash" or preprocessing.resize == 1):
+    if tuple(pixels.shape[1:]) == (height, width) and (preprocessing.crop in WHOLE or preprocessing.resize == 1):
         return pixels
     from torchvision.transforms.v2 import functional
 
+    if preprocessing.crop == "pad":
+        scale = min(height / pixels.shape[1], width / pixels.shape[2])
+        size = [max(round(pixels.shape[1] * scale), 1), max(round(pixels.shape[2] * scale), 1)]
+        down, right = height - size[0], width - size[1]
+        bars = [right // 2, down // 2, right - right // 2, down - down // 2]  # left, top, right, bottom
+        return functional.pad(functional.resize(pixels, size, antialias=True), bars, fill=PAD_VALUE)
     if preprocessing.crop == "squash":
         return functional.resize(pixels, [height, width], antialias=True)
     larger = (height * preprocessing.resize, width * preprocessing.resize)

@@ -1,6 +1,20 @@
 """Evaluators: what reads a trained model and yields (name, value)."""
 
-from mixonomy.evals.classify import Classification, classify, map_classes
+from mixonomy.evals.calibrate import choose_thresholds, collect, fit_temperature
+from mixonomy.evals.classify import Classification
+from mixonomy.evals.multilabel import MultiLabel
 from mixonomy.evals.predictor import Predictor, normalise
+from mixonomy.evals.score import Scores, map_classes, score
 
-__all__ = ["Classification", "Predictor", "classify", "map_classes", "normalise"]
+__all__ = [
+    "Classification",
+    "MultiLabel",
+    "Predictor",
+    "Scores",
+    "choose_thresholds",
+    "collect",
+    "fit_temperature",
+    "map_classes",
+    "normalise",
+    "score",
+]

@@ -1,12 +1,12 @@
-"""Scores a classifier on labelled images: one pass, exact sums, everything else derived from them.
+"""Scores a classifier with one class per image: one pass, exact sums, everything else derived from them.
 
 Axes: B images in a batch, N images in all, K classes.
 """
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +16,21 @@ from torch import Tensor
 CALIBRATION_BINS = 15  # Guo et al. 2017, "On calibration of modern neural networks", section 4
 CONFUSION_CLASSES = 1000  # above this the K x K matrix is left out; per-class scores stay
 NUM_WORST = 24
+
+
+def check_probs(probs: Tensor, num_classes: int) -> None:
+    """Refuses the outputs of a model [B, K'] that cannot be scored.
+
+    Raises:
+      ValueError: if there are more or fewer than there are classes, or they are not finite.
+    """
+    if probs.shape[1] != num_classes:
+        raise ValueError(
+            f"the model has {probs.shape[1]} outputs and the data {num_classes} classes; "
+            f"give data with the model's classes."
+        )
+    if not bool(torch.isfinite(probs).all()):
+        raise ValueError("the model's outputs are not finite; its weights have diverged. Train it with a lower --lr.")
 
 
 @dataclass(frozen=True)
@@ -57,21 +72,19 @@ class Classification:
         self.bin_counts, self.bin_correct = (np.zeros(CALIBRATION_BINS, np.int64) for _ in range(2))
         self.bin_confidence = np.zeros(CALIBRATION_BINS)
 
-    def add(self, probs: Tensor, labels: Tensor) -> None:
+    headline: ClassVar[str] = "top1"
+    """Name of the score that chooses among checkpoints."""
+
+    def add(self, probs: Tensor, labels: Tensor, indices: Tensor | None = None) -> None:
         """Adds a batch: probabilities float64 [B, K], labels int64 [B], both on the CPU.
 
+        Args:
+          indices: int64 [B], which images of the split; those that follow the ones before if not given.
         Raises:
           ValueError: if the model has another number of outputs than there are classes, or they are not finite.
         """
-        if probs.shape[1] != self.num_classes:
-            raise ValueError(
-                f"the model has {probs.shape[1]} outputs and the data {self.num_classes} classes; "
-                f"give data with the model's classes."
-            )
-        if not bool(torch.isfinite(probs).all()):
-            raise ValueError(
-                "the model's outputs are not finite; its weights have diverged. Train it with a lower --lr."
-            )
+        check_probs(probs, self.num_classes)
+        places = range(self.n, self.n + len(labels)) if indices is None else indices.tolist()
         top = probs.topk(min(5, self.num_classes), dim=1).indices
         predicted, confidence = top[:, 0], probs.gather(1, top[:, :1])[:, 0]
         label_prob = probs.gather(1, labels[:, None])[:, 0]
@@ -90,7 +103,7 @@ class Classification:
         self.nll_sum -= float(label_prob.clamp(min=1e-300).log().sum())
         self.top5_correct += int((top == labels[:, None]).sum())
         for i in np.flatnonzero(~correct):
-            mistake = Mistake(self.n + int(i), int(y[i]), int(p[i]), float(confidence[i]), float(label_prob[i]))
+            mistake = Mistake(places[i], int(y[i]), int(p[i]), float(confidence[i]), float(label_prob[i]))
             item = (mistake.prob - mistake.label_prob, -mistake.index, mistake)
             (heapq.heappush if len(self._worst) < NUM_WORST else heapq.heappushpop)(self._worst, item)
         self.n += len(y)
@@ -153,47 +166,3 @@ class Classification:
             },
             "worst": [vars(mistake) for mistake in self.worst()],
         }
-
-
-def classify(
-    predict: Callable[[Tensor], Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
-    num_classes: int,
-    label_map: Tensor | None = None,
-) -> Classification:
-    """Scores all images of a split, each exactly once.
-
-    Args:
-      predict: uint8 images [B, c, H, W] -> float64 probabilities [B, K] on the CPU.
-      batches: pairs of uint8 images and int64 labels.
-      label_map: int64, the model's class for each label of the data; the same if not given.
-    """
-    result = Classification(num_classes)
-    for images, labels in batches:
-        labels = labels if label_map is None else label_map[labels]
-        result.add(predict(images), labels)
-    return result
-
-
-def map_classes(model_names: tuple[str, ...], data_names: tuple[str, ...]) -> Tensor | None:
-    """The model's class number for each class of the data, matched by name; None if they are the same.
-
-    Raises:
-      ValueError: if the data has a class that the model does not know, or two classes share a name; scores would
-        be silently wrong.
-    """
-    if model_names == data_names:
-        return None
-    for whose, names in (("model", model_names), ("data", data_names)):
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"the {whose} has two classes named {twice!r}, so classes cannot be matched by name.")
-    numbers = {name: i for i, name in enumerate(model_names)}
-    unknown = [name for name in data_names if name not in numbers]
-    if unknown:
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        raise ValueError(
-            f"the data has classes that the model does not know: {', '.join(unknown[:5])}{more}; "
-            f"the model knows {', '.join(model_names[:5])}{' ...' if len(model_names) > 5 else ''}."
-        )
-    return torch.tensor([numbers[name] for name in data_names])

@@ -27,6 +27,8 @@ class Predictor:
 
     Args:
       loss: what the model was trained with; decides whether logits become probabilities by softmax or sigmoid.
+      temperature: what log-probabilities are divided by; chosen on validation data, 1 changes nothing.
+      is_multilabel: whether each class has a probability of its own; else they are scaled to the sum 1.
     """
 
     model: nn.Module
@@ -34,15 +36,20 @@ class Predictor:
     device: torch.device
     precision: Precision
     loss: Literal["softmax", "sigmoid"] = "softmax"
+    temperature: float = 1.0
+    is_multilabel: bool = False
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 [B, c, H, W] -> float64 probabilities [B, K] on the CPU; sigmoids are scaled to the sum 1."""
+        """uint8 [B, c, H, W] -> float64 probabilities [B, K] on the CPU."""
         was_training = self.model.training
         self.model.eval()
         with autocast(self.device, self.precision):
             logits = self.model(normalise(images.to(self.device), self.preprocessing))
         self.model.train(was_training)
         logits = logits.cpu().double()  # exact even for extreme logits; not every device has float64
+        if self.is_multilabel:
+            return logits.sigmoid()
         # Dividing sigmoids by their sum is the softmax of their logarithms.
-        return (logits if self.loss == "softmax" else torch.nn.functional.logsigmoid(logits)).softmax(1)
+        logs = logits if self.loss == "softmax" else torch.nn.functional.logsigmoid(logits)
+        return (logs / self.temperature).softmax(1)

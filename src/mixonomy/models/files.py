@@ -55,6 +55,8 @@ def save_model(model: nn.Module, path: str | Path) -> None:
         "loss": info.loss,
         "precision": info.precision,
         "trained_on": None if info.trained_on is None else vars(info.trained_on),
+        "temperature": info.temperature,
+        "thresholds": list(info.thresholds),
     }
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(Path(path), save(tensors, metadata={"mixonomy": json.dumps(content)}))
@@ -173,6 +175,8 @@ def _info_from(content: dict[str, Any]) -> ModelInfo:
         content["loss"],
         content["precision"],
         TrainedOn(**content["trained_on"]) if content.get("trained_on") else None,
+        content.get("temperature", 1.0),
+        tuple(content.get("thresholds", ())),
     )
 
 

@@ -34,6 +34,8 @@ class ModelInfo:
       loss: what it was trained with; decides whether logits become probabilities by softmax or sigmoid.
       precision: what it was trained in; "auto" where that is unknown.
       trained_on: its data; None where that is unknown.
+      temperature: what log-probabilities are divided by, chosen on validation data; 1 changes nothing.
+      thresholds: where an image may have several classes: the probability from which each is predicted; else empty.
     """
 
     arguments: dict[str, Any]
@@ -42,6 +44,13 @@ class ModelInfo:
     loss: Literal["softmax", "sigmoid"] = "softmax"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     trained_on: TrainedOn | None = None
+    temperature: float = 1.0
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def is_multilabel(self) -> bool:
+        """Whether an image may have several classes."""
+        return bool(self.thresholds)
 
 
 def set_info(model: nn.Module, info: ModelInfo) -> None:

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from mixonomy import data
 from mixonomy.data.decode import decode
-from mixonomy.data.loading import named_decode
 from mixonomy.data.mix import mix
-from mixonomy.data.stream import samples_at
+from mixonomy.data.stream import Order
 from mixonomy.data.transforms import evaluation_crop
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.recipe import Recipe
@@ -62,12 +61,12 @@ def training_pictures(
     )
     size, stream = len(few), loader.batches(0, len(few))
     rows: list[list[Tensor]] = [
-        [evaluation_crop(named_decode(few, i, preprocessing.channels), preprocessing)] for i in range(size)
+        [evaluation_crop(decode(few.images[i], preprocessing.channels), preprocessing)] for i in range(size)
     ]
     for epoch in range(NUM_EPOCHS):
         batch = next(stream)
         mixed, _ = mix(batch.images.float(), torch.eye(size), batch.keys, recipe.augment)
-        _, order = samples_at(recipe.seed, epoch * size, size, size)
+        order = Order(recipe.seed, size).at(epoch * size, size).indices
         for index, pixels in zip(order.tolist(), mixed.round().to(torch.uint8), strict=True):
             rows[index].append(pixels)
     alts = ["without augmentation", *(f"as seen in epoch {epoch + 1}" for epoch in range(NUM_EPOCHS))]

@@ -1,0 +1,17 @@
+"""Where images come from: one SOURCE string opens any of them, as random access from index to image and label."""
+
+from mixonomy.data.sources.base import SPLITS, Encoded, Labels, Source, Split
+from mixonomy.data.sources.files import has_image_ending, image_paths
+from mixonomy.data.sources.open import known_sources, open_source
+
+__all__ = [
+    "SPLITS",
+    "Encoded",
+    "Labels",
+    "Source",
+    "Split",
+    "has_image_ending",
+    "image_paths",
+    "known_sources",
+    "open_source",
+]

@@ -1,0 +1,94 @@
+"""Image files on disk, found and read without one Python object for each: memory stays flat over many files."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+IMAGE_ENDINGS = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .heic .heif .avif .jp2 .ppm .pgm .pbm".split()
+)
+"""Endings of files that are taken for images, whatever their case."""
+
+IGNORED_FOLDERS = frozenset(("__macosx", "@eadir", "thumbs.db"))
+"""Left behind by macOS's archives and by network drives; hidden names (a dot first) are ignored too."""
+
+
+class PackedStrings(Sequence[str]):
+    """Strings in two arrays. A list of 100,000 would be copied page by page into every worker process."""
+
+    def __init__(self, texts: Iterable[str]):
+        encoded = [os.fsencode(text) for text in texts]  # names on disk need not be valid UTF-8
+        self._ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
+        self._bytes: NDArray[np.uint8] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        start = self._ends[index - 1] if index else 0
+        return os.fsdecode(self._bytes[start : self._ends[index]].tobytes())
+
+
+@dataclass(frozen=True)
+class Files:
+    """Image files that are read when asked for.
+
+    Args:
+      root: folder that relative paths start from.
+      paths: of the files.
+    """
+
+    root: Path
+    paths: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int, /) -> bytes:
+        return (self.root / self.paths[index]).read_bytes()
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is not meant to be seen."""
+    return name.startswith(".") or name.lower() in IGNORED_FOLDERS
+
+
+def has_image_ending(name: str) -> bool:
+    """Whether a file name ends like an image's."""
+    return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
+
+
+def image_paths(folder: Path) -> Iterator[str]:
+    """Paths of all image files below a folder, relative to it with "/", in no particular order.
+
+    Follows symbolic links, each folder once; leaves out hidden files and folders.
+    """
+    pending, seen = [(folder, "")], set()
+    while pending:
+        current, prefix = pending.pop()
+        real = os.path.realpath(current)
+        if real in seen:  # a link back to a folder above
+            continue
+        seen.add(real)
+        with os.scandir(current) as entries:
+            for entry in entries:
+                if is_hidden(entry.name):
+                    continue
+                if entry.is_dir():
+                    pending.append((Path(entry.path), f"{prefix}{entry.name}/"))
+                elif has_image_ending(entry.name):
+                    yield f"{prefix}{entry.name}"
