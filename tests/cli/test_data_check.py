@@ -107,3 +107,15 @@ def test_page_that_cannot_be_written_is_named(leaky, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["data", "check", leaky, "--out", str(tmp_path / "file/page.html")]) == 1
     assert f"cannot write to {tmp_path / 'file/page.html'}" in capsys.readouterr().err
+
+
+def test_folder_says_what_it_left_out_and_names_its_files_once(tmp_path, capsys):
+    for i, name in enumerate(("train/cat/0.png", "train/dog/0.png", "test/cat/0.png", "test/dog/0.png")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(png(i))
+    (tmp_path / "test/dog/0.png").write_bytes(png(1))
+    (tmp_path / "train/owl").mkdir()
+    assert main(["data", "check", str(tmp_path)]) == 1
+    out, _ = capsys.readouterr()
+    assert f"train of {tmp_path.name} has no images of owl, left out." in out
+    assert "train/dog/0.png = test/dog/0.png: the same file" in out and "train/train" not in out

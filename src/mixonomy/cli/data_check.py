@@ -76,6 +76,7 @@ def _lines(check: "Check") -> Iterator[str]:
     yield f"  colours {_counts(summary.modes)}; turned by EXIF {summary.num_turned:,}"
     yield f"  shorter side in pixels: {_counts(dict(summary.sizes))}"
     yield from _classes(check)
+    yield from (f"  {note}" for note in check.source.notes)
     for finding in check.findings:
         yield from _finding(check, finding)
     problems = sum(finding.is_blocking for finding in check.findings)

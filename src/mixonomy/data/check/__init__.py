@@ -10,6 +10,7 @@ from mixonomy.data.check.duplicates import find_duplicates
 from mixonomy.data.check.findings import Case, Finding, find_problems, label_text
 from mixonomy.data.check.scan import Scan, parts_of, scan_images
 from mixonomy.data.check.summary import Summary, summarise
+from mixonomy.data.sources.folder import SPLIT_FOLDERS
 
 __all__ = ["Case", "Check", "Finding", "Scan", "Summary", "check_source", "label_text"]
 
@@ -46,6 +47,7 @@ class Check:
             "ok": self.is_ok,
             "images": len(self.scan),
             "splits": {part.name: len(part.split) for part in self.scan.parts},
+            "notes": list(self.source.notes),
             "findings": [self._finding(finding) for finding in self.findings],
             "classes": {
                 name: {split: int(counts[k]) for split, counts in summary.classes.items()}
@@ -62,9 +64,10 @@ class Check:
         }
 
     def name_of(self, index: int) -> str:
-        """split/name of an image."""
+        """split/name of an image; names in a folder begin with their split anyway."""
         part, at = self.scan.locate(index)
-        return f"{part.name}/{part.split.names[at]}"
+        name = part.split.names[at]
+        return name if name.split("/")[0].lower() in SPLIT_FOLDERS else f"{part.name}/{name}"
 
     def _finding(self, finding: Finding) -> dict[str, Any]:
         cases = [{"images": [self._image(i) for i in case.images], "note": case.note} for case in finding.cases]
