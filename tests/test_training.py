@@ -77,6 +77,7 @@ VARIANTS = {
     "muon with average": {"optim": {"name": "muon", "lr": 0.02, "ema": 0.9}},
     "dropout and stochastic depth": {"model": {"dropout": 0.1, "drop_path": 0.2}},
     "cutmix in pieces": {"augment": {"cutmix_prob": 0.5}, "optim": {"accumulate": 4}},
+    "layer decay": {"optim": {"name": "muon", "layer_decay": 0.75}},
     "mixup and sigmoid": {"augment": {"mixup": 0.4}, "loss": "sigmoid"},
     "best weights": {"keep": "best", "eval_every": "2 steps"},
 }
@@ -118,6 +119,11 @@ def test_pieces_give_the_step_of_the_whole_batch(tmp_path):
     whole, pieces = weights(tmp_path / "whole"), weights(tmp_path / "pieces")
     for name in whole:
         torch.testing.assert_close(whole[name], pieces[name], rtol=1e-4, atol=1e-6)
+
+
+def test_layer_decay_leaves_the_logged_rate_that_of_the_head(tmp_path):
+    train(tiny(optim={"lr": 0.01, "layer_decay": 0.5, "schedule": "constant", "warmup": "0 steps"}), tmp_path)
+    assert [row["lr"] for row in read_metrics(tmp_path / "metrics.jsonl") if "lr" in row] == [0.01, 0.01]
 
 
 def test_average_is_what_is_evaluated_and_saved(tmp_path, monkeypatch):

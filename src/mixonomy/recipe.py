@@ -136,6 +136,8 @@ class Optim(Section):
     """Peak learning rate (for muon: of the matrices); 1e-3 for adamw, 0.03 for sgd, 0.02 for muon if not given."""
     rest_lr: Positive | None = None
     """For muon: peak learning rate of what AdamW trains; 1e-3 if not given."""
+    layer_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Share d of the rate from layer to layer: block i of L gets d^(L - i) of it, the stem d^(L + 1), the head 1."""
     weight_decay: NonNegative = 0.0
     """Decoupled (for sgd: L2), on matrices and kernels only, times the learning rate."""
     beta1: Share | None = None

@@ -47,6 +47,7 @@ class TrainState:
         self.optimizers = optim.make_optimizers(model, recipe.optim)
         self.average = copy.deepcopy(model).requires_grad_(False) if recipe.optim.ema else None
         self.best: dict[str, Tensor] | None = None
+        self.lr = 0.0  # of the last step: the recipe's peak rate times the schedule, before any layer's share of it
         self.forward = _compiled(model) if recipe.compile else model
 
     @property
@@ -54,17 +55,14 @@ class TrainState:
         """The module whose weights count: the average where there is one."""
         return self.average if self.average is not None else self.model
 
-    @property
-    def lr(self) -> float:
-        """The learning rate of the last step (of the first optimizer)."""
-        return self.optimizers[0].param_groups[0]["lr"]
-
     def step(self, batch: data.Batch, step: int) -> Tensor:
         """One optimizer step; returns the loss, still on the device."""
         config = self.recipe.optim
         # Dropout and stochastic depth are pure functions of (seed, step), so a resumed run repeats them.
         torch.manual_seed(int(mix64(np.array([self.recipe.seed << 32 | step], dtype=np.uint64))[0] >> np.uint64(1)))
-        optim.set_lr(self.optimizers, self._factor(step))
+        factor = self._factor(step)
+        optim.set_lr(self.optimizers, factor)
+        self.lr = optim.peak_lr(config) * factor
         images = normalise(batch.images.to(self.device, non_blocking=True), self.preprocessing)
         labels = batch.labels.to(self.device, non_blocking=True)
         targets = optim.soft_targets(labels, self.num_classes, self.recipe.label_smoothing)

@@ -1,7 +1,16 @@
 """Optimizers, schedules and losses."""
 
 from mixonomy.optim.losses import classification_loss, soft_targets
-from mixonomy.optim.optimizers import make_optimizers, set_lr
+from mixonomy.optim.optimizers import LR, make_optimizers, peak_lr, peak_rest_lr, set_lr
 from mixonomy.optim.schedules import lr_factor
 
-__all__ = ["classification_loss", "lr_factor", "make_optimizers", "set_lr", "soft_targets"]
+__all__ = [
+    "LR",
+    "classification_loss",
+    "lr_factor",
+    "make_optimizers",
+    "peak_lr",
+    "peak_rest_lr",
+    "set_lr",
+    "soft_targets",
+]
