@@ -99,6 +99,8 @@ def test_every_number_is_finite(section, field, value):
         (Optim, {"layer_decay": 0.0}),
         (Optim, {"layer_decay": 1.0}),
         (Optim, {"layer_decay": float("nan")}),
+        (Optim, {"sam_rho": 0.0}),
+        (Optim, {"sam_rho": float("inf")}),
         (Optim, {"accumulate": 0}),
         (Optim, {"name": "lion"}),
         (Optim, {"warmup": "soon"}),

@@ -78,6 +78,8 @@ VARIANTS = {
     "dropout and stochastic depth": {"model": {"dropout": 0.1, "drop_path": 0.2}},
     "cutmix in pieces": {"augment": {"cutmix_prob": 0.5}, "optim": {"accumulate": 4}},
     "layer decay": {"optim": {"name": "muon", "layer_decay": 0.75}},
+    "sam": {"optim": {"sam_rho": 0.1, "accumulate": 2}, "model": {"dropout": 0.1}},
+    "sam around muon": {"optim": {"name": "muon", "sam_rho": 0.1, "ema": 0.9, "clip": 1.0}},
     "mixup and sigmoid": {"augment": {"mixup": 0.4}, "loss": "sigmoid"},
     "best weights": {"keep": "best", "eval_every": "2 steps"},
 }

@@ -154,6 +154,8 @@ class Optim(Section):
     """Linear warm-up from 0: "10 %", "500 steps", "1 epochs" or "0 steps"; no longer than the training."""
     clip: Positive | None = None
     """Largest global norm of the gradient; no clipping if not given."""
+    sam_rho: Positive | None = None
+    """Radius of sharpness-aware minimisation (SAM), 0.05 to 0.2 as a rule; each step costs two. Off if not given."""
     accumulate: Count = 1
     """Pieces that a batch is computed in; needs less memory, gives the same step (but for dropout and BatchNorm)."""
     ema: Share = 0.0

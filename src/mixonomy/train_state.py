@@ -58,8 +58,6 @@ class TrainState:
     def step(self, batch: data.Batch, step: int) -> Tensor:
         """One optimizer step; returns the loss, still on the device."""
         config = self.recipe.optim
-        # Dropout and stochastic depth are pure functions of (seed, step), so a resumed run repeats them.
-        torch.manual_seed(int(mix64(np.array([self.recipe.seed << 32 | step], dtype=np.uint64))[0] >> np.uint64(1)))
         factor = self._factor(step)
         optim.set_lr(self.optimizers, factor)
         self.lr = optim.peak_lr(config) * factor
@@ -68,19 +66,10 @@ class TrainState:
         targets = optim.soft_targets(labels, self.num_classes, self.recipe.label_smoothing)
         images, targets = mix(images, targets, batch.keys, self.recipe.augment)
         self.model.train()
-        loss_sum = torch.zeros((), device=self.device)
-        pieces = config.accumulate
-        for x, y in zip(images.chunk(pieces), targets.chunk(pieces), strict=True):
-            with devices.autocast(self.device, self.precision):
-                logits = self.forward(x)
-            if logits.shape != y.shape:
-                raise ValueError(
-                    f"the model gives {list(logits.shape)} for {len(y)} images of {self.num_classes} classes; "
-                    f"it must give [{len(y)}, {self.num_classes}]."
-                )
-            loss = optim.classification_loss(logits, y, self.recipe.loss) / pieces
-            loss.backward()
-            loss_sum += loss.detach()
+        loss = self._backward(images, targets, step)
+        if config.sam_rho is not None:
+            with optim.ascended(self.model, config.sam_rho):
+                self._backward(images, targets, step)
         if config.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         for optimizer in self.optimizers:
@@ -93,6 +82,30 @@ class TrainState:
                 )
                 for mean, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
                     mean.copy_(buffer)
+        return loss
+
+    def _backward(self, images: Tensor, targets: Tensor, step: int) -> Tensor:
+        """Adds the gradient of the batch to the weights' own, piece by piece; returns the loss.
+
+        Args:
+          images: float [B, c, H, W], normalised and mixed.
+          targets: float [B, K].
+        """
+        # Dropout and stochastic depth are pure functions of (seed, step), for a resumed run and SAM's second pass.
+        torch.manual_seed(int(mix64(np.array([self.recipe.seed << 32 | step], dtype=np.uint64))[0] >> np.uint64(1)))
+        loss_sum = torch.zeros((), device=self.device)
+        pieces = self.recipe.optim.accumulate
+        for x, y in zip(images.chunk(pieces), targets.chunk(pieces), strict=True):
+            with devices.autocast(self.device, self.precision):
+                logits = self.forward(x)
+            if logits.shape != y.shape:
+                raise ValueError(
+                    f"the model gives {list(logits.shape)} for {len(y)} images of {self.num_classes} classes; "
+                    f"it must give [{len(y)}, {self.num_classes}]."
+                )
+            loss = optim.classification_loss(logits, y, self.recipe.loss) / pieces
+            loss.backward()
+            loss_sum += loss.detach()
         return loss_sum
 
     def evaluate(self, images: data.EvalData) -> Classification:

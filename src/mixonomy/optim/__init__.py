@@ -2,10 +2,12 @@
 
 from mixonomy.optim.losses import classification_loss, soft_targets
 from mixonomy.optim.optimizers import LR, make_optimizers, peak_lr, peak_rest_lr, set_lr
+from mixonomy.optim.sam import ascended
 from mixonomy.optim.schedules import lr_factor
 
 __all__ = [
     "LR",
+    "ascended",
     "classification_loss",
     "lr_factor",
     "make_optimizers",
