@@ -55,10 +55,14 @@ class TrainState:
         """The module whose weights count: the average where there is one."""
         return self.average if self.average is not None else self.model
 
-    def step(self, batch: data.Batch, step: int) -> Tensor:
-        """One optimizer step; returns the loss, still on the device."""
+    def step(self, batch: data.Batch, step: int, *, factor: float | None = None) -> Tensor:
+        """One optimizer step; returns the loss, still on the device.
+
+        Args:
+          factor: of the peak learning rates; the schedule's if not given.
+        """
         config = self.recipe.optim
-        factor = self._factor(step)
+        factor = self._factor(step) if factor is None else factor
         optim.set_lr(self.optimizers, factor)
         self.lr = optim.peak_lr(config) * factor
         images = normalise(batch.images.to(self.device, non_blocking=True), self.preprocessing)

@@ -42,7 +42,7 @@ class Runtime:
       workers: processes that decode images that do not fit in memory; as many as cores if None.
       data_root: folder of the known data sets; $MIXONOMY_DATA if None.
       checkpoint_minutes: longest time between two checkpoints; there is one at each evaluation too.
-      track: names of extra trackers, such as "tensorboard".
+      track: names of extra trackers: "tensorboard", "wandb".
     """
 
     device: str = "auto"
@@ -56,6 +56,59 @@ class Runtime:
             raise ValueError(f"workers is {self.workers}; give 0 or more.")
         if not self.checkpoint_minutes >= 0:
             raise ValueError(f"checkpoint_minutes is {self.checkpoint_minutes}; give 0 or more.")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The data, model and device of an experiment, before its first step.
+
+    Args:
+      model: with its initial weights, images float [B, c, H, W] -> logits [B, K]; not yet on the device.
+      name, arguments: of the recipe's model, for `mixonomy.create`; arguments are empty for a module of the user's own.
+      workers: processes that decode images that do not fit in memory.
+    """
+
+    device: torch.device
+    source: data.Source
+    plan: data.Plan
+    preprocessing: Preprocessing
+    model: nn.Module
+    name: str
+    arguments: dict[str, Any]
+    workers: int
+
+    def train_data(self, recipe: Recipe) -> data.TrainData:
+        """The stream of training batches; decodes images that fit in memory now."""
+        return data.train_data(
+            self.plan.train,
+            recipe.augment,
+            self.preprocessing,
+            seed=recipe.seed,
+            device=self.device,
+            workers=self.workers,
+        )
+
+
+def set_up(recipe: Recipe, runtime: Runtime, model: nn.Module | None = None) -> Setup:
+    """Opens the data and makes the recipe's model, unless one is given.
+
+    Raises:
+      ValueError: for a recipe that does not fit the data.
+    """
+    device = devices.resolve_device(runtime.device)
+    devices.prepare(device)
+    source = data.open_source(recipe.data.source, runtime.data_root)
+    plan = data.plan_splits(source, recipe.data.val_share)
+    preprocessing = _preprocessing(recipe, source.channels)
+    torch.manual_seed(recipe.seed)
+    name, arguments = type(model).__name__, {}
+    if model is None:
+        num_classes = len(source.class_names)
+        sizes = {"num_classes": num_classes, "image_size": recipe.height_width, "in_channels": source.channels}
+        model = create_from(recipe.model, **sizes)
+        name, arguments = recipe.model.name, info_of(model).arguments
+    workers = data.default_workers() if runtime.workers is None else runtime.workers
+    return Setup(device, source, plan, preprocessing, model, name, arguments, workers)
 
 
 def train(
@@ -97,18 +150,10 @@ def _train(
     if model is None and folder.exists() and (result := folder.result()) is not None:  # needs no data
         folder.check_recipe(recipe)
         return _finished(folder, result, console)
-    device = devices.resolve_device(runtime.device)
-    devices.prepare(device)
-    source = data.open_source(recipe.data.source, runtime.data_root)
-    plan = data.plan_splits(source, recipe.data.val_share)
-    preprocessing = _preprocessing(recipe, source.channels)
+    setup = set_up(recipe, runtime, model)
+    device, source, plan, preprocessing = setup.device, setup.source, setup.plan, setup.preprocessing
+    model, name, arguments, workers = setup.model, setup.name, setup.arguments, setup.workers
     num_classes = len(source.class_names)
-    torch.manual_seed(recipe.seed)
-    name, arguments = type(model).__name__, {}
-    if model is None:
-        sizes = {"num_classes": num_classes, "image_size": recipe.height_width, "in_channels": source.channels}
-        model = create_from(recipe.model, **sizes)
-        name, arguments = recipe.model.name, info_of(model).arguments
     facts = {
         "model": name,
         "params": sum(p.numel() for p in model.parameters()),
@@ -144,10 +189,7 @@ def _train(
     warmup = num_steps(recipe.optim.warmup, **length, total_steps=total)
     if warmup > total:
         raise ValueError(f"the warm-up of {warmup} steps is longer than the training of {total}; shorten it.")
-    workers = data.default_workers() if runtime.workers is None else runtime.workers
-    images = data.train_data(
-        plan.train, recipe.augment, preprocessing, seed=recipe.seed, device=device, workers=workers
-    )
+    images = setup.train_data(recipe)
     console.say(
         f"{recipe.name}: {facts['model']}, {facts['params']:,} parameters, {source.name}: {plan.describe()}, "
         f"{images.kind}, {total:,} steps of {recipe.batch_size}, {precision} on {device}"
@@ -162,7 +204,13 @@ def _train(
         checkpoints.wait()
 
     with (
-        Trackers(folder.path, progress.log_bytes, runtime.track, next_step=progress.step + 1) as trackers,
+        Trackers(
+            folder.path,
+            progress.log_bytes,
+            runtime.track,
+            next_step=progress.step + 1,
+            recipe=recipe.model_dump(mode="json"),
+        ) as trackers,
         console.progress(total, progress.step) as meter,
         _stop_on_ctrl_c() as stop,
         closing(images.batches(progress.seen, recipe.batch_size)) as batches,

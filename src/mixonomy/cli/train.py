@@ -40,8 +40,8 @@ class Train:
     """Processes that decode images that do not fit in memory; as many as cores if not given."""
     checkpoint_minutes: float = 5.0
     """Longest time between two checkpoints."""
-    track: tuple[Literal["tensorboard"], ...] = ()
-    """Extra trackers beside metrics.jsonl."""
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Extra trackers beside metrics.jsonl; wandb reads $WANDB_MODE, $WANDB_PROJECT and so on."""
     json: FlagCreatePairsOff[bool] = False
     """Print the result as one JSON object on the last line of standard output."""
 
