@@ -17,6 +17,7 @@ FLOORS = {
     "evals": 3,
     "train_state": 3.5,  # one training step and its state, which the loop drives
     "training": 4,
+    "lr_range": 4.5,  # another use of the training step
     "recipes": 5, "report": 5,
     "api": 7,
     "cli": 8,

@@ -15,13 +15,12 @@ from mixonomy.models.files import write_atomically
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.recipe import Recipe
 from mixonomy.report import markup
+from mixonomy.report.document import document
 from mixonomy.report.intervals import wilson_interval
 from mixonomy.runs import RunFolder, read_metrics
 
 HEAT_MAP_CLASSES = 40
 TABLE_CLASSES = 1000
-# The browser itself refuses anything from outside, and scripts.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 CONTENTS = (
     ("curves", "Learning curves"),
     ("calibration", "Calibration"),
@@ -72,17 +71,8 @@ def write_report(folder: RunFolder, *, data_root: str | None = None) -> Path:
 
 
 def _page(title: str, headline: str, *sections: str) -> str:
-    style = Path(__file__).with_name("page.css").read_text()
     links = "".join(f'<a href="#{anchor}">{name}</a>' for anchor, name in CONTENTS)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        f"<header><h1>{escape(title)}</h1>{headline}<nav>{links}</nav></header>\n"
-        + "\n".join(sections)
-        + "\n</main>\n</body>\n</html>\n"
-    )
+    return document(title, f"{headline}<nav>{links}</nav>", *sections)
 
 
 def _headline(info: dict[str, Any], result: dict[str, Any], names: Sequence[str]) -> str:

@@ -1,0 +1,25 @@
+"""A page that needs nothing but itself: one HTML file with its style inside, which loads and runs nothing."""
+
+from html import escape
+from pathlib import Path
+
+# The browser itself refuses anything from outside, and scripts.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+
+
+def document(title: str, header: str, *sections: str) -> str:
+    """The whole file.
+
+    Args:
+      title: text.
+      header: HTML below the title.
+      sections: HTML.
+    """
+    style = Path(__file__).with_name("page.css").read_text()
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
+        f"<header><h1>{escape(title)}</h1>{header}</header>\n" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
+    )
