@@ -131,7 +131,7 @@ def suggest(rates: np.ndarray, smoothed: np.ndarray) -> float:
 
     The first is the common rule; where nothing diverges, as with muon, it would be a tenth of wherever the range ends,
     and the second holds it back. The steepest step, another common rule, wandered over a decade between seeds.
-    docs/training.md has what trainings at the suggestion and around it gave.
+    docs/training.md says how trainings at the suggestion compared with those around it.
 
     Args:
       rates: float [N], rising.

@@ -37,8 +37,8 @@ def write_lr_page(path: Path, test: LrTest, recipe: Recipe) -> None:
         is_beside=True,
     )
     about = markup.paragraph(
-        f"A range test is a first guess: it sees a hundred steps at most, and the best rate also depends on the length of "
-        f"the training. It ends early when the average is {DIVERGED:g} times its best."
+        f"A range test is a first guess: it saw {len(test.rates)} steps, and the best rate also depends on the length "
+        f"of the training. It ends early when the average is {DIVERGED:g} times its best."
     )
     page = document(
         f"Learning-rate range test: {recipe.name}", headline, markup.section("curve", "Curve", curve, about)
