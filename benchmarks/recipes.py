@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from mixonomy import api, runs
+from mixonomy.experiment import Runtime
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe, changed
 from mixonomy.recipes import load_recipe
-from mixonomy.training import Interrupted, Runtime
+from mixonomy.training import Interrupted
 from rows import RESULTS, Origin, Row, append, command_line, machine, make_row, read
 
 UNITS = {"top1": "share", "seconds": "s", "images_per_s": "images/s", "params": "parameters"}

@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 import mixonomy as mx
+from mixonomy.api import lr_page
 from mixonomy.data import open_source, plan_splits
 from mixonomy.evals import normalise
 from mixonomy.models import info_of
@@ -147,7 +148,7 @@ def test_loaded_model_knows_which_images_it_was_trained_on(run):
 
 
 def _runtime(shared: Path):
-    from mixonomy.training import Runtime
+    from mixonomy.experiment import Runtime
 
     return Runtime(data_root=str(shared / "data"))
 
@@ -176,3 +177,22 @@ def test_model_whose_outputs_are_not_finite_is_refused(run):
     torch.nn.init.constant_(model.head.bias, float("nan"))
     with pytest.raises(ValueError, match="outputs are not finite"):
         mx.evaluate(model, "digits")
+
+
+def test_range_test_writes_its_page_only_where_it_is_told_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = changed(load_recipe("digits"), model=SMALL, batch_size=16)
+    silent = mx.find_lr(recipe)
+    assert list(tmp_path.iterdir()) == []
+    assert mx.find_lr(recipe, tmp_path / "run") == silent
+    assert [path.name for path in tmp_path.iterdir()] == ["run.find-lr.html"]
+
+
+@pytest.mark.parametrize(
+    ("out", "page"),
+    [("runs/x", "runs/x.find-lr.html"), ("runs/x.1/", "runs/x.1.find-lr.html"), (".", "here.find-lr.html")],
+)
+def test_page_of_a_range_test_stands_beside_the_run_folder(out, page, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert lr_page(out) == (tmp_path / page if out == "." else Path(page))

@@ -16,7 +16,9 @@ FLOORS = {
     "runs": 2, "checkpoint": 2, "tracking": 2,
     "evals": 3,
     "train_state": 3.5,  # one training step and its state, which the loop drives
+    "experiment": 3.6,  # what training and the range test begin with
     "training": 4,
+    "lr_range": 4,  # another use of the training step
     "recipes": 5, "report": 5,
     "api": 7,
     "cli": 8,

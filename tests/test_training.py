@@ -22,11 +22,12 @@ from torch import nn
 from mixonomy import train_state, training
 from mixonomy.api import evaluate, load
 from mixonomy.evals import Classification
+from mixonomy.experiment import Runtime
 from mixonomy.models import info_of, read_safetensors
 from mixonomy.recipe import Recipe, changed
 from mixonomy.recipes import load_recipe, recipe_names
 from mixonomy.runs import RunFolder, read_metrics
-from mixonomy.training import Interrupted, Runtime, train
+from mixonomy.training import Interrupted, train
 
 DIGITS = load_recipe("digits")
 
@@ -57,7 +58,7 @@ class Killed(BaseException):
 
 def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, out: Path, **options) -> None:
     """Runs until a step and stops there without any clean-up of ours."""
-    original = training.TrainState.step
+    original = train_state.TrainState.step
 
     def dying(self, batch, at):
         if at == step:
@@ -65,7 +66,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, out: P
         return original(self, batch, at)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.TrainState, "step", dying)
+        patch.setattr(train_state.TrainState, "step", dying)
         with pytest.raises(Killed):
             train(recipe, out, **options)
     for thread in threading.enumerate():  # a write that had begun is over, one way or the other
@@ -79,6 +80,9 @@ VARIANTS = {
     "muon with average": {"optim": {"name": "muon", "lr": 0.02, "ema": 0.9}},
     "dropout and stochastic depth": {"model": {"dropout": 0.1, "drop_path": 0.2}},
     "cutmix in pieces": {"augment": {"cutmix_prob": 0.5}, "optim": {"accumulate": 4}},
+    "layer decay": {"optim": {"name": "muon", "layer_decay": 0.75}},
+    "sam": {"optim": {"sam_rho": 0.1, "accumulate": 2}, "model": {"dropout": 0.1}},
+    "sam around muon": {"optim": {"name": "muon", "sam_rho": 0.1, "ema": 0.9, "clip": 1.0}},
     "mixup and sigmoid": {"augment": {"mixup": 0.4}, "loss": "sigmoid"},
     "best weights": {"keep": "best", "eval_every": "2 steps"},
 }
@@ -122,16 +126,21 @@ def test_pieces_give_the_step_of_the_whole_batch(tmp_path):
         torch.testing.assert_close(whole[name], pieces[name], rtol=1e-4, atol=1e-6)
 
 
+def test_layer_decay_leaves_the_logged_rate_that_of_the_head(tmp_path):
+    train(tiny(optim={"lr": 0.01, "layer_decay": 0.5, "schedule": "constant", "warmup": "0 steps"}), tmp_path)
+    assert [row["lr"] for row in read_metrics(tmp_path / "metrics.jsonl") if "lr" in row] == [0.01, 0.01]
+
+
 def test_average_is_what_is_evaluated_and_saved(tmp_path, monkeypatch):
     history = []
-    original = training.TrainState.step
+    original = train_state.TrainState.step
 
     def watched(self, batch, step):
         loss = original(self, batch, step)
         history.append(self.model.head.weight.detach().clone())
         return loss
 
-    monkeypatch.setattr(training.TrainState, "step", watched)
+    monkeypatch.setattr(train_state.TrainState, "step", watched)
     torch.manual_seed(DIGITS.seed)
     train(tiny(optim={"ema": 0.75}, keep="last"), tmp_path)
     expected = torch.zeros_like(history[0])  # the head starts at zero
@@ -169,7 +178,7 @@ def test_loss_that_is_not_finite_stops_with_its_step_and_keeps_the_checkpoint(tm
 
 def test_ctrl_c_saves_and_the_same_call_goes_on(tmp_path, monkeypatch):
     train(tiny(), tmp_path / "whole")
-    original = training.TrainState.step
+    original = train_state.TrainState.step
 
     def interrupting(self, batch, step):
         if step == 6:
@@ -177,7 +186,7 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(tmp_path, monkeypatch):
         return original(self, batch, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training.TrainState, "step", interrupting)
+        patch.setattr(train_state.TrainState, "step", interrupting)
         with pytest.raises(Interrupted, match="stopped after step 7 of 10"):
             train(tiny(), tmp_path / "parts")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -220,13 +229,13 @@ def test_folder_that_cannot_be_written_is_one_sentence(tmp_path):
 
 def test_test_images_are_scored_once_and_never_choose(tmp_path, monkeypatch):
     scored = []
-    original = training.TrainState.evaluate
+    original = train_state.TrainState.evaluate
 
     def watched(self, images):
         scored.append(len(images))
         return original(self, images)
 
-    monkeypatch.setattr(training.TrainState, "evaluate", watched)
+    monkeypatch.setattr(train_state.TrainState, "evaluate", watched)
     result = train(tiny(), tmp_path)
     assert scored == [143, 143, 359]
     assert result["best_step"] in (5, 10) and result["n"] == 359
@@ -459,7 +468,7 @@ def test_parts_of_a_run_without_run_json_are_not_mixed_into_another(tmp_path):
 
 
 def test_weights_that_an_update_ruined_are_not_saved(tmp_path, monkeypatch):
-    original = training.TrainState.step
+    original = train_state.TrainState.step
 
     def ruining(self, batch, step):
         loss = original(self, batch, step)
@@ -467,7 +476,7 @@ def test_weights_that_an_update_ruined_are_not_saved(tmp_path, monkeypatch):
             nn.init.constant_(self.model.head.bias, float("inf"))
         return loss
 
-    monkeypatch.setattr(training.TrainState, "step", ruining)
+    monkeypatch.setattr(train_state.TrainState, "step", ruining)
     with pytest.raises(ValueError, match=r"no longer finite after step 3 \(model/head.bias\)"):
         train(tiny(data={"val_share": 0.0}, eval_every="1 steps"), tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir())[-1] == "step-000000002.safetensors"

@@ -15,15 +15,16 @@ _WHERE = {
     "load": "mixonomy.api",
     "save": "mixonomy.api",
     "train": "mixonomy.api",
+    "find_lr": "mixonomy.api",
     "evaluate": "mixonomy.api",
     "predict": "mixonomy.api",
     "open_source": "mixonomy.data",
 }
 
-__all__ = ["Recipe", "create", "evaluate", "list_models", "load", "open_source", "predict", "save", "train"]
+__all__ = ["Recipe", "create", "evaluate", "find_lr", "list_models", "load", "open_source", "predict", "save", "train"]
 
 if TYPE_CHECKING:
-    from mixonomy.api import evaluate, load, predict, save, train
+    from mixonomy.api import evaluate, find_lr, load, predict, save, train
     from mixonomy.data import open_source
     from mixonomy.models import create, list_models
     from mixonomy.recipe import Recipe

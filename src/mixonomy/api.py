@@ -12,11 +12,13 @@ from mixonomy import data, devices, runs
 from mixonomy.data.decode import decode
 from mixonomy.data.transforms import evaluation_crop
 from mixonomy.evals import Classification, MultiLabel, Predictor, map_classes, score
+from mixonomy.experiment import Runtime
+from mixonomy.lr_range import LrTest
+from mixonomy.lr_range import find_lr as run_lr_test
 from mixonomy.models import TrainedOn, info_of, read_npz, read_safetensors, save_model
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe
-from mixonomy.report import write_report
-from mixonomy.training import Runtime
+from mixonomy.report import write_lr_page, write_report
 from mixonomy.training import train as run_training
 
 PREDICT_BATCH = 64
@@ -63,6 +65,41 @@ def train(
     if not folder.report.exists():
         write_report(folder, data_root=runtime.data_root)
     return Run(out, result)
+
+
+def find_lr(
+    recipe: Recipe,
+    out: str | Path | None = None,
+    *,
+    model: nn.Module | None = None,
+    runtime: Runtime | None = None,
+    console: Console | None = None,
+) -> LrTest:
+    """Runs a learning-rate range test: about 100 steps at growing rates, instead of a training.
+
+    Args:
+      recipe: whose data, model, optimizer and augmentation are used.
+      out: the folder of a run to come, which is not made: the plot is written beside it, see `lr_page`; no page
+        if not given.
+      model: a module of one's own, as for `train`; it stays as it is.
+      runtime: device, workers, data root.
+      console: where to say how it goes; silent if not given.
+    Returns:
+      The suggestion, and the curve it was read off.
+    Raises:
+      ValueError: for a recipe that does not fit the data, and if the loss falls at no rate.
+    """
+    test = run_lr_test(recipe, model=model, runtime=runtime, console=console)
+    if out is not None:
+        write_lr_page(lr_page(out), test, recipe)
+    return test
+
+
+def lr_page(out: str | Path) -> Path:
+    """OUT.find-lr.html, beside the run folder OUT."""
+    path = Path(out)
+    path = path if path.name not in ("", "..") else path.resolve()
+    return path.with_name(f"{path.name}.find-lr.html")
 
 
 def default_out(recipe: Recipe) -> Path:

@@ -147,6 +147,8 @@ class Optim(Section):
     """Peak learning rate (for muon: of the matrices); 1e-3 for adamw, 0.03 for sgd, 0.02 for muon if not given."""
     rest_lr: Positive | None = None
     """For muon: peak learning rate of what AdamW trains; 1e-3 if not given."""
+    layer_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Share d of the rate from layer to layer: block i of L gets d^(L - i) of it, the stem d^(L + 1), the head 1."""
     weight_decay: NonNegative = 0.0
     """Decoupled (for sgd: L2), on matrices and kernels only, times the learning rate."""
     beta1: Share | None = None
@@ -163,6 +165,8 @@ class Optim(Section):
     """Linear warm-up from 0: "10 %", "500 steps", "1 epochs" or "0 steps"; no longer than the training."""
     clip: Positive | None = None
     """Largest global norm of the gradient; no clipping if not given."""
+    sam_rho: Positive | None = None
+    """Radius of sharpness-aware minimisation (SAM), 0.05 to 0.2 as a rule; each step costs two. Off if not given."""
     accumulate: Count = 1
     """Pieces that a batch is computed in; needs less memory, gives the same step (but for dropout and BatchNorm)."""
     ema: Share = 0.0

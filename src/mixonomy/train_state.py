@@ -68,6 +68,7 @@ class TrainState:
         self.best: dict[str, Tensor] | None = None
         self.temperature = 1.0
         self.thresholds: tuple[float, ...] = ()
+        self.lr = 0.0  # of the last step: the recipe's peak rate times the schedule, before any layer's share of it
         self.forward = _compiled(model) if recipe.compile else model
 
     @property
@@ -75,24 +76,50 @@ class TrainState:
         """The module whose weights count: the average where there is one."""
         return self.average if self.average is not None else self.model
 
-    @property
-    def lr(self) -> float:
-        """The learning rate of the last step (of the first optimizer)."""
-        return self.optimizers[0].param_groups[0]["lr"]
+    def step(self, batch: data.Batch, step: int, *, factor: float | None = None) -> Tensor:
+        """One optimizer step; returns the loss, still on the device.
 
-    def step(self, batch: data.Batch, step: int) -> Tensor:
-        """One optimizer step; returns the loss, still on the device."""
+        Args:
+          factor: of the peak learning rates; the schedule's if not given.
+        """
         config = self.recipe.optim
-        # Dropout and stochastic depth are pure functions of (seed, step), so a resumed run repeats them.
-        torch.manual_seed(int(mix64(np.array([self.recipe.seed << 32 | step], dtype=np.uint64))[0] >> np.uint64(1)))
-        optim.set_lr(self.optimizers, self._factor(step))
+        factor = self._factor(step) if factor is None else factor
+        optim.set_lr(self.optimizers, factor)
+        self.lr = optim.peak_lr(config) * factor
         images = normalise(batch.images.to(self.device, non_blocking=True), self.preprocessing)
         labels = batch.labels.to(self.device, non_blocking=True)
         targets = optim.soft_targets(labels, self.num_classes, self.recipe.label_smoothing)
         images, targets = mix(images, targets, batch.keys, self.recipe.augment)
         self.model.train()
+        loss = self._backward(images, targets, step)
+        if config.sam_rho is not None:
+            with optim.ascended(self.model, config.sam_rho):
+                self._backward(images, targets, step)
+        if config.clip is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if self.average is not None:
+            with torch.no_grad():
+                torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+                    list(self.average.parameters()), list(self.model.parameters()), 1.0 - config.ema
+                )
+                for mean, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
+                    mean.copy_(buffer)
+        return loss
+
+    def _backward(self, images: Tensor, targets: Tensor, step: int) -> Tensor:
+        """Adds the gradient of the batch to the weights' own, piece by piece; returns the loss.
+
+        Args:
+          images: float [B, c, H, W], normalised and mixed.
+          targets: float [B, K].
+        """
+        # Dropout and stochastic depth are pure functions of (seed, step), for a resumed run and SAM's second pass.
+        torch.manual_seed(int(mix64(np.array([self.recipe.seed << 32 | step], dtype=np.uint64))[0] >> np.uint64(1)))
         loss_sum = torch.zeros((), device=self.device)
-        pieces = config.accumulate
+        pieces = self.recipe.optim.accumulate
         for x, y in zip(images.tensor_split(pieces), targets.tensor_split(pieces), strict=True):
             if not len(x):  # images that could not be read left fewer than there are pieces
                 continue
@@ -107,18 +134,6 @@ class TrainState:
             loss = loss * (len(x) / len(images))
             loss.backward()
             loss_sum += loss.detach()
-        if config.clip is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        if self.average is not None:
-            with torch.no_grad():
-                torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-                    list(self.average.parameters()), list(self.model.parameters()), 1.0 - config.ema
-                )
-                for mean, buffer in zip(self.average.buffers(), self.model.buffers(), strict=True):
-                    mean.copy_(buffer)
         return loss_sum
 
     def predictor(self) -> Predictor:

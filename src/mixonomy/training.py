@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixonomy import data, devices, optim, runs
+from mixonomy import data, devices, runs
 from mixonomy.checkpoint import Checkpoints, Progress
 from mixonomy.durations import num_steps
-from mixonomy.models import ModelInfo, TrainedOn, create_from, info_of, save_model, set_info
-from mixonomy.preprocessing import DEFAULT_RESIZE, Preprocessing
+from mixonomy.experiment import Runtime, set_up
+from mixonomy.models import ModelInfo, TrainedOn, info_of, save_model, set_info
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe
 from mixonomy.tracking import Trackers
-from mixonomy.train_state import TrainState
 
 LOG_STEPS = 10
 HEADLINES = {"top1": "top-1", "map": "mean average precision"}
@@ -32,31 +31,6 @@ HEADLINES = {"top1": "top-1", "map": "mean average precision"}
 
 class Interrupted(Exception):
     """Training was asked to stop, and has saved where it stands."""
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """What may differ between two starts of the same run, since it changes no numbers (the device: only rounding).
-
-    Args:
-      device: "auto", "cuda", "cuda:1", "mps" or "cpu".
-      workers: processes that decode images that do not fit in memory; as many as cores if None.
-      data_root: folder of the known data sets; $MIXONOMY_DATA if None.
-      checkpoint_minutes: longest time between two checkpoints; there is one at each evaluation too.
-      track: names of extra trackers, such as "tensorboard".
-    """
-
-    device: str = "auto"
-    workers: int | None = None
-    data_root: str | None = None
-    checkpoint_minutes: float = 5.0
-    track: tuple[str, ...] = ()
-
-    def __post_init__(self):
-        if self.workers is not None and self.workers < 0:
-            raise ValueError(f"workers is {self.workers}; give 0 or more.")
-        if not self.checkpoint_minutes >= 0:
-            raise ValueError(f"checkpoint_minutes is {self.checkpoint_minutes}; give 0 or more.")
 
 
 def train(
@@ -98,21 +72,12 @@ def _train(
     if model is None and folder.exists() and (result := folder.result()) is not None:  # needs no data
         folder.check_recipe(recipe)
         return _finished(folder, result, console)
-    device = devices.resolve_device(runtime.device)
-    devices.prepare(device)
-    source = data.open_source(recipe.data.source, runtime.data_root)
-    for note in source.notes:
+    setup = set_up(recipe, runtime, model)
+    for note in setup.source.notes:
         console.say(note)
-    loss = resolve_loss(recipe, source)
-    plan = data.plan_splits(source, recipe.data.val_share)
-    preprocessing = _preprocessing(recipe, source.channels)
+    device, source, plan, preprocessing = setup.device, setup.source, setup.plan, setup.preprocessing
+    model, name, arguments, workers = setup.model, setup.name, setup.arguments, setup.workers
     num_classes = len(source.class_names)
-    torch.manual_seed(recipe.seed)
-    name, arguments = type(model).__name__, {}
-    if model is None:
-        sizes = {"num_classes": num_classes, "image_size": recipe.height_width, "in_channels": source.channels}
-        model = create_from(recipe.model, **sizes)
-        name, arguments = recipe.model.name, info_of(model).arguments
     facts = {
         "model": name,
         "params": sum(p.numel() for p in model.parameters()),
@@ -137,7 +102,7 @@ def _train(
             arguments,
             preprocessing,
             source.class_names,
-            loss,
+            setup.loss,
             precision,
             TrainedOn(recipe.data.source, recipe.data.val_share, facts["data"]),
             thresholds=(0.5,) * num_classes if source.is_multilabel else (),
@@ -150,55 +115,31 @@ def _train(
     patience = None if recipe.early_stop is None else num_steps(recipe.early_stop, **length)
     if warmup > total:
         raise ValueError(f"the warm-up of {warmup} steps is longer than the training of {total}; shorten it.")
-    workers = data.default_workers() if runtime.workers is None else runtime.workers
-    bad = data.BadImages(recipe.data.on_bad_image)
-    max_bad_share = data.MAX_BAD_SHARE if recipe.data.max_bad_share is None else recipe.data.max_bad_share
-    images = data.train_data(
-        plan.train,
-        recipe.augment,
-        preprocessing,
-        seed=recipe.seed,
-        device=device,
-        workers=workers,
-        bad=bad,
-        is_balanced=recipe.balance == "sampling",
-    )
-    bad.check(len(source), max_bad_share)
+    images = setup.train_data(recipe)
     console.say(
         f"{recipe.name}: {facts['model']}, {facts['params']:,} parameters, {source.name}: {plan.describe()}, "
         f"{images.kind}, {total:,} steps of {recipe.batch_size}, {precision} on {device}"
     )
-    val = data.EvalData(plan.val, preprocessing, workers=workers, bad=bad) if plan.val else None
+    val = data.EvalData(plan.val, preprocessing, workers=workers, bad=setup.bad) if plan.val else None
     if patience is not None and val is None:
         raise ValueError("early_stop needs validation data; give --data.val-share, or leave early_stop out.")
-    counts = plan.train.counts(num_classes)
-    state = TrainState(
-        recipe,
-        model.to(device),
-        preprocessing,
-        num_classes,
-        device,
-        precision,
-        total,
-        warmup,
-        loss=loss,
-        weights=(
-            optim.class_weights(counts, len(plan.train), is_multilabel=source.is_multilabel)
-            if recipe.balance == "loss"
-            else None
-        ),
-        is_multilabel=source.is_multilabel,
-    )
+    state = setup.state(recipe, precision, total, warmup)
     checkpoints = Checkpoints(folder.checkpoints)
     until_the_end.callback(checkpoints.wait)  # a checkpoint that was begun is finished, whatever happens
     progress = state.restore(checkpoints, console)
-    bad.errors |= progress.bad_images
+    setup.bad.errors |= progress.bad_images
     if not arguments and not progress.step:  # weights that no seed can bring back
         checkpoints.save(state.tensors(), progress)
         checkpoints.wait()
 
     with (
-        Trackers(folder.path, progress.log_bytes, runtime.track, next_step=progress.step + 1) as trackers,
+        Trackers(
+            folder.path,
+            progress.log_bytes,
+            runtime.track,
+            next_step=progress.step + 1,
+            recipe=recipe.model_dump(mode="json"),
+        ) as trackers,
         console.progress(total, progress.step) as meter,
         _stop_on_ctrl_c() as stop,
         closing(images.batches(progress.seen, recipe.batch_size)) as batches,
@@ -245,11 +186,11 @@ def _train(
                     tensors = state.tensors()
                     _check_finite(tensors, progress.step, folder)
                     _check_disk(folder.path, tensors)
-                    progress = replace(progress, log_bytes=trackers.flush(), bad_images=dict(bad.errors))
+                    progress = replace(progress, log_bytes=trackers.flush(), bad_images=dict(setup.bad.errors))
                     checkpoints.save(tensors, progress)
                     saved_at = time.monotonic()
                 if is_eval or progress.seen // len(plan.train) > logged_epoch:
-                    bad.check(len(source), max_bad_share)
+                    setup.check_bad(recipe)
                     logged_epoch = progress.seen // len(plan.train)
                 clock = time.monotonic()  # evaluation and saving are not training
             if is_stop and progress.step < total:
@@ -265,10 +206,10 @@ def _train(
     state.calibrate(val)
     info = replace(info_of(model), temperature=state.temperature, thresholds=state.thresholds)
     set_info(state.averaged, info)
-    scored = state.evaluate(data.EvalData(plan.test, preprocessing, workers=workers, bad=bad))
-    bad.check(len(source), max_bad_share)
-    if bad.errors:
-        console.say(f"{len(bad.errors):,} images could not be read and were left out; result.json names them.")
+    scored = state.evaluate(data.EvalData(plan.test, preprocessing, workers=workers, bad=setup.bad))
+    setup.check_bad(recipe)
+    if setup.bad.errors:
+        console.say(f"{len(setup.bad.errors):,} images could not be read and were left out; result.json names them.")
     save_model(state.averaged, folder.model)
     worst = [{**mistake, "name": plan.test.names[mistake["index"]]} for mistake in scored.to_dict()["worst"]]
     runs.write_json(folder.test, {**scored.to_dict(), "worst": worst, "split": plan.test_name})
@@ -278,7 +219,7 @@ def _train(
         f"val_{scored.headline}": progress.best_score,
         "best_step": progress.best_step,
         "temperature": state.temperature,
-        "bad_images": [{"name": name, "error": error} for name, error in sorted(bad.errors.items())],
+        "bad_images": [{"name": name, "error": error} for name, error in sorted(setup.bad.errors.items())],
         "steps": progress.step,
         "seen": progress.seen,
         "params": facts["params"],
@@ -302,35 +243,10 @@ def _has_waited(progress: Progress, patience: int | None) -> bool:
     return progress.step - progress.best_step >= patience
 
 
-def resolve_loss(recipe: Recipe, source: data.Source) -> optim.Loss:
-    """The recipe's loss, or the one that suits the data.
-
-    Raises:
-      ValueError: for softmax where an image may have several classes.
-    """
-    if recipe.loss == "softmax" and source.is_multilabel:
-        raise ValueError(
-            f"{source.name} has images with several labels, and loss=softmax allows one; use --loss sigmoid or auto."
-        )
-    return recipe.loss if recipe.loss != "auto" else "sigmoid" if source.is_multilabel else "softmax"
-
-
 def _finished(folder: runs.RunFolder, result: dict[str, Any], console: Console) -> dict[str, Any]:
     console.say(f"{folder.path} is finished; this is its result.")
     Checkpoints(folder.checkpoints).keep_newest()
     return result
-
-
-def _preprocessing(recipe: Recipe, channels: int) -> Preprocessing:
-    half = (0.5,) * channels
-    return Preprocessing(
-        recipe.height_width,
-        channels=channels,
-        crop=recipe.data.eval_crop,
-        resize=DEFAULT_RESIZE if recipe.data.eval_resize is None else recipe.data.eval_resize,
-        mean=half,
-        std=half,
-    )
 
 
 def _mean_of_finite(losses: list[Tensor], step: int, folder: runs.RunFolder) -> float:

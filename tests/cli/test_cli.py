@@ -217,6 +217,27 @@ def test_reader_that_stops_reading_is_no_error(run, digit):
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
+def test_find_lr_prints_a_rate_and_leaves_the_folder_to_the_run_that_takes_it(tmp_path, capsys):
+    out = tmp_path / "runs" / "run"
+    common = ("train", *SMALL, "--duration", "10 steps", "--out", str(out), "--json")
+    status, printed, said = call(capsys, *common, "--find-lr")
+    found = json.loads(printed)
+    assert status == 0 and set(found) == {"lr", "rest_lr", "curve", "page"}
+    assert found["page"] == str(tmp_path / "runs" / "run.find-lr.html") and Path(found["page"]).is_file()
+    assert 1e-5 < found["lr"] < 0.1 and found["rest_lr"] is None and f"--lr {found['lr']:g}" in said
+    assert len(found["curve"]) > 50 and set(found["curve"][0]) == {"lr", "loss", "smoothed"}
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run.find-lr.html"]
+    status, printed, _ = call(capsys, *common, "--lr", str(found["lr"]))
+    assert status == 0 and json.loads(printed)["out"] == str(out)
+
+
+@pytest.mark.parametrize("option", [("--track", "tensorboard"), ("--checkpoint-minutes", "1")])
+def test_option_that_a_range_test_does_not_read_is_refused(option, tmp_path, capsys):
+    status, _, said = call(capsys, "train", "--find-lr", "--out", str(tmp_path / "run"), *option)
+    assert status == 1 and said == f"mixonomy train: {option[0]} has no effect with --find-lr; leave it out.\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 def test_the_default_command_reaches_97_percent_in_a_minute(tmp_path):
     start = time.monotonic()

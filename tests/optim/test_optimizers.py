@@ -88,6 +88,38 @@ def test_every_rate_is_set_to_its_share_of_its_peak():
     assert [group["lr"] for o in optimizers for group in o.param_groups] == [0.01, 0.002, 0.002]
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+def test_layer_decay_gives_every_parameter_its_share_of_the_peak(name):
+    model = tiny()
+    rest_lr = 0.25 if name == "muon" else None
+    optimizers = make_optimizers(model, Optim(name=name, lr=0.5, rest_lr=rest_lr, layer_decay=0.5, weight_decay=0.1))
+    set_lr(optimizers, 1.0)
+    rates = {id(p): group["lr"] for o in optimizers for group in o.param_groups for p in group["params"]}
+    shares = {"stem": 0.125, "blocks.0": 0.25, "blocks.1": 0.5, "norm": 1.0, "head": 1.0}
+    for key, parameter in model.named_parameters():
+        part = ".".join(key.split(".")[: 2 if key.startswith("blocks") else 1])
+        is_rest = name == "muon" and not ("blocks" in key and parameter.ndim == 2)
+        assert rates[id(parameter)] == (0.25 if is_rest else 0.5) * shares[part], key
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
+def test_layer_decay_scales_the_step_and_the_weight_decay_of_a_layer(name):
+    steps = {}
+    for decay in (None, 0.5):
+        model = tiny()
+        before = {key: p.detach().clone() for key, p in model.named_parameters()}
+        optimizers = make_optimizers(model, Optim(name=name, lr=1e-3, layer_decay=decay, weight_decay=0.1))
+        for i, parameter in enumerate(model.parameters()):
+            parameter.grad = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
+        set_lr(optimizers, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        steps[decay] = {key: p.detach() - before[key] for key, p in model.named_parameters()}
+    for part, share in (("stem.proj.weight", 0.125), ("blocks.0.token_mixer.fc1.weight", 0.25),
+                        ("blocks.1.norm1.bias", 0.5), ("head.weight", 1.0)):  # fmt: skip
+        torch.testing.assert_close(steps[0.5][part], share * steps[None][part], rtol=1e-3, atol=1e-7)
+
+
 def test_frozen_parameters_are_left_out():
     model = tiny()
     model.stem.requires_grad_(False)

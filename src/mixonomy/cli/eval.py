@@ -33,8 +33,8 @@ def main(argv: list[str]) -> int:
     options = parse(Eval, argv, name="eval")
 
     from mixonomy import api
+    from mixonomy.experiment import Runtime
     from mixonomy.report.tables import class_table
-    from mixonomy.training import Runtime
 
     model = api.load(options.run)
     scored = api.evaluate(

@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"--top is {options.top}; give at least 1.")
 
     from mixonomy import api
-    from mixonomy.training import Runtime
+    from mixonomy.experiment import Runtime
 
     failed = 0
     for prediction in api.predict(options.run, options.paths, top=options.top, runtime=Runtime(device=options.device)):

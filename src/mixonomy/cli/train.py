@@ -6,7 +6,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import ValidationError
 from tyro.conf import FlagCreatePairsOff, arg
@@ -14,6 +14,9 @@ from tyro.conf import FlagCreatePairsOff, arg
 from mixonomy.cli.arguments import parse
 from mixonomy.recipe import Recipe, changed
 from mixonomy.recipes import choose_recipe
+
+if TYPE_CHECKING:
+    from mixonomy.experiment import Runtime
 
 # Short forms of the fields that people set most.
 SHORT = {
@@ -49,8 +52,10 @@ class Train:
     """Processes that decode images that do not fit in memory; as many as cores if not given."""
     checkpoint_minutes: float = 5.0
     """Longest time between two checkpoints."""
-    track: tuple[Literal["tensorboard"], ...] = ()
-    """Extra trackers beside metrics.jsonl."""
+    track: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Extra trackers beside metrics.jsonl; wandb reads $WANDB_MODE, $WANDB_PROJECT and so on."""
+    find_lr: FlagCreatePairsOff[bool] = False
+    """Instead of training, suggest a learning rate after about 100 steps; the plot goes to OUT.find-lr.html."""
     json: FlagCreatePairsOff[bool] = False
     """Print the result as one JSON object on the last line of standard output."""
 
@@ -66,11 +71,14 @@ def main(argv: list[str]) -> int:
     options = parse(Train, long, name="train", default=Train(base))
 
     from mixonomy import api
+    from mixonomy.experiment import Runtime
     from mixonomy.progress import Console
-    from mixonomy.training import Interrupted, Runtime
+    from mixonomy.training import Interrupted
 
     out = options.out or api.default_out(options.fields)
     runtime = Runtime(options.device, options.workers, options.data_root, options.checkpoint_minutes, options.track)
+    if options.find_lr:
+        return _find_lr(options, out, runtime)
     command = shlex.join(["mixonomy", "train", *argv])
     try:
         run = api.train(options.fields, out, runtime=runtime, console=Console(), command=command)
@@ -86,6 +94,26 @@ def main(argv: list[str]) -> int:
     )
     if options.json:
         print(json.dumps(result))
+    return 0
+
+
+def _find_lr(options: Train, out: Path, runtime: "Runtime") -> int:
+    from mixonomy import api
+    from mixonomy.progress import Console
+
+    for option in ("track", "checkpoint_minutes"):
+        if getattr(options, option) != getattr(Train, option):
+            raise ValueError(f"--{option.replace('_', '-')} has no effect with --find-lr; leave it out.")
+    test, page = api.find_lr(options.fields, out, runtime=runtime, console=Console()), api.lr_page(out)
+    rest = "" if test.rest_lr is None else f" --optim.rest-lr {test.rest_lr:g}"
+    print(
+        f"suggested learning rate {test.lr:g}: --lr {test.lr:g}{rest}\nplot: {page}",
+        file=sys.stderr if options.json else sys.stdout,
+    )
+    if options.json:
+        points = zip(test.rates, test.losses, test.smoothed, strict=True)
+        curve = [{"lr": lr, "loss": loss, "smoothed": smoothed} for lr, loss, smoothed in points]
+        print(json.dumps({"lr": test.lr, "rest_lr": test.rest_lr, "curve": curve, "page": str(page)}))
     return 0
 
 

@@ -1,10 +1,12 @@
 """Optimizers from torch, with the recipe's split of parameters into groups."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from mixonomy.optim.layer_decay import layer_scales
 from mixonomy.optim.muon import Muon
 from mixonomy.recipe import Optim
 
@@ -16,32 +18,51 @@ MUON_MOMENTUM = 0.95  # torch.optim.Muon's default
 MUON_REST_LR = 1e-3
 
 
+class _Weight(NamedTuple):
+    """A parameter, its name, and its share of the learning rate."""
+
+    name: str
+    parameter: Tensor
+    scale: float
+
+
+def peak_lr(config: Optim) -> float:
+    """The peak learning rate (for muon: of the matrices), before any layer's share of it."""
+    return LR[config.name] if config.lr is None else config.lr
+
+
+def peak_rest_lr(config: Optim) -> float | None:
+    """For muon: peak learning rate of what AdamW trains; None for the others."""
+    if config.name != "muon":
+        return None
+    return MUON_REST_LR if config.rest_lr is None else config.rest_lr
+
+
 def make_optimizers(model: nn.Module, config: Optim) -> Sequence[torch.optim.Optimizer]:
     """The optimizers of a recipe; each group carries its peak rate as "peak_lr".
 
-    Weight decay acts on matrices and kernels (two axes or more) only, and is multiplied by the learning rate.
+    Weight decay acts on matrices and kernels (two axes or more) only, and is multiplied by the group's learning rate.
 
+    Raises:
+      ValueError: if muon finds no matrices in blocks, or `layer_decay` no blocks.
     Source for the decay mask: big_vision optax.py (the default mask `.*/kernel$`).
     """
-    lr = LR[config.name] if config.lr is None else config.lr
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    if config.name == "muon":
-        matrices = [(name, p) for name, p in named if _is_block_matrix(name, p)]
+    lr, rest_lr = peak_lr(config), peak_rest_lr(config)
+    named = dict(model.named_parameters())
+    scales = dict.fromkeys(named, 1.0) if config.layer_decay is None else layer_scales(named, config.layer_decay)
+    weights = [_Weight(name, p, scales[name]) for name, p in named.items() if p.requires_grad]
+    if rest_lr is not None:
+        matrices = [weight for weight in weights if _is_block_matrix(weight)]
         if not matrices:
             raise ValueError("muon needs matrices in a part named `blocks`, and this model has none; use adamw or sgd.")
-        taken = {name for name, _ in matrices}
-        rest = [(name, p) for name, p in named if name not in taken]
-        muon = Muon(
-            [{"params": [p for _, p in matrices], "peak_lr": lr}],
-            lr=lr,
-            weight_decay=config.weight_decay,
-            momentum=MUON_MOMENTUM if config.momentum is None else config.momentum,
-        )
-        return [muon, _adamw(rest, config, MUON_REST_LR if config.rest_lr is None else config.rest_lr)]
+        rest = [weight for weight in weights if not _is_block_matrix(weight)]
+        momentum = MUON_MOMENTUM if config.momentum is None else config.momentum
+        muon = Muon(_groups(matrices, config.weight_decay, lr), lr=lr, momentum=momentum)
+        return [muon, _adamw(rest, config, rest_lr)]
     if config.name == "adamw":
-        return [_adamw(named, config, lr)]
+        return [_adamw(weights, config, lr)]
     momentum = SGD_MOMENTUM if config.momentum is None else config.momentum
-    return [torch.optim.SGD(_groups(named, config.weight_decay, lr), lr=lr, momentum=momentum)]
+    return [torch.optim.SGD(_groups(weights, config.weight_decay, lr), lr=lr, momentum=momentum)]
 
 
 def set_lr(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
@@ -51,19 +72,23 @@ def set_lr(optimizers: Sequence[torch.optim.Optimizer], factor: float) -> None:
             group["lr"] = group["peak_lr"] * factor
 
 
-def _adamw(named: Sequence[tuple[str, Tensor]], config: Optim, lr: float) -> torch.optim.AdamW:
+def _adamw(weights: Sequence[_Weight], config: Optim, lr: float) -> torch.optim.AdamW:
     beta1, beta2 = BETAS
     betas = (beta1 if config.beta1 is None else config.beta1, beta2 if config.beta2 is None else config.beta2)
-    return torch.optim.AdamW(_groups(named, config.weight_decay, lr), lr=lr, betas=betas, fused=True)
+    return torch.optim.AdamW(_groups(weights, config.weight_decay, lr), lr=lr, betas=betas, fused=True)
 
 
-def _groups(named: Sequence[tuple[str, Tensor]], weight_decay: float, lr: float) -> list[dict]:
-    kernels = [p for _, p in named if p.ndim >= 2]
-    others = [p for _, p in named if p.ndim < 2]
-    groups = [(kernels, weight_decay), (others, 0.0)]
-    return [{"params": params, "weight_decay": decay, "peak_lr": lr} for params, decay in groups if params]
+def _groups(weights: Sequence[_Weight], weight_decay: float, lr: float) -> list[dict[str, Any]]:
+    """For each learning rate, a group of kernels, which decay, and a group of the rest."""
+    groups: dict[tuple[float, bool], list[Tensor]] = {}
+    for weight in weights:
+        groups.setdefault((lr * weight.scale, weight.parameter.ndim >= 2), []).append(weight.parameter)
+    return [
+        {"params": params, "weight_decay": weight_decay if is_kernel else 0.0, "lr": rate, "peak_lr": rate}
+        for (rate, is_kernel), params in groups.items()
+    ]
 
 
-def _is_block_matrix(name: str, parameter: Tensor) -> bool:
+def _is_block_matrix(weight: _Weight) -> bool:
     """Muon is for hidden matrices; the first and last layer train better by AdamW (Keller Jordan's Muon notes)."""
-    return parameter.ndim == 2 and "blocks." in name
+    return weight.parameter.ndim == 2 and "blocks." in weight.name

@@ -9,6 +9,7 @@ from mixonomy.data.check import Case, Check, Finding, label_text
 from mixonomy.data.decode import decode
 from mixonomy.models.files import write_atomically
 from mixonomy.report import markup
+from mixonomy.report.document import document
 from mixonomy.report.pictures import picture
 
 MAX_CASES = 12  # with pictures, of a finding
@@ -24,7 +25,7 @@ def write_check_page(check: Check, path: str | Path) -> Path:
     """
     path = Path(path)
     contents = [(finding.kind, finding.title) for finding in check.findings]
-    page = markup.document(
+    page = document(
         f"{check.source.name}: data check",
         _headline(check),
         [*contents, ("classes", "Classes"), ("images", "Images")],

@@ -3,12 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
 from numpy.typing import NDArray
 
-# The browser itself refuses anything from outside, and scripts.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 NUMBERED_CELLS = 12  # up to here the cells of a confusion matrix have room for their counts
 
 
@@ -29,26 +26,6 @@ class Picture:
 
 Card = tuple[Picture, Sequence[tuple[str, str, str]]]
 """A picture and lines of text; a line is what comes before, the word that counts, what comes after."""
-
-
-def document(title: str, headline: str, contents: Iterable[tuple[str, str]], *sections: str) -> str:
-    """A whole page that needs nothing but itself.
-
-    Args:
-      headline, sections: HTML.
-      contents: (anchor, name) of the sections, for the links at the top.
-    """
-    style = Path(__file__).with_name("page.css").read_text()
-    links = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name in contents)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n<main>\n"
-        f"<header><h1>{escape(title)}</h1>{headline}<nav>{links}</nav></header>\n"
-        + "\n".join(sections)
-        + "\n</main>\n</body>\n</html>\n"
-    )
 
 
 def section(anchor: str, title: str, *parts: str) -> str:

@@ -15,6 +15,7 @@ from mixonomy.models.files import write_atomically
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.recipe import Recipe
 from mixonomy.report import markup
+from mixonomy.report.document import document
 from mixonomy.report.intervals import wilson_interval
 from mixonomy.runs import RunFolder, read_metrics
 
@@ -54,7 +55,7 @@ def write_report(folder: RunFolder, *, data_root: str | None = None) -> Path:
         raise ValueError(f"the run in {folder.path} lacks a file or has a damaged one ({error}).") from None
     recipe, names = folder.recipe(), model["class_names"]
     preprocessing = Preprocessing.from_dict(model["preprocessing"])
-    page = markup.document(
+    page = document(
         f"{result['model']} on {result['data']}",
         _headline(info, result, names),
         CONTENTS,

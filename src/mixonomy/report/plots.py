@@ -57,6 +57,25 @@ def lr_plot(lr: Points) -> str:
     return _svg(draw, CURVE, "learning rate over epochs")
 
 
+def lr_range_plot(rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggestion: float) -> str:
+    """Loss over learning rate on a logarithmic axis: steps as dots, their average as a line, the suggestion dashed."""
+
+    def draw(axes: "Axes") -> None:
+        from matplotlib.ticker import NullLocator
+
+        axes.plot(rates, losses, "o", markersize=3, color=COLOURS["muted"], alpha=0.45)
+        axes.plot(rates, smoothed, color=COLOURS["accent"])
+        axes.axvline(suggestion, color=COLOURS["warm"], linewidth=1.2, linestyle=(0, (4, 3)))
+        low, start = min(*losses, *smoothed), float(np.median(losses[: max(len(losses) // 5, 1)]))
+        margin = 0.1 * (start - low)
+        axes.set(xlabel="learning rate", ylabel="training loss", xscale="log")
+        axes.set_ylim(low - margin, start + 5 * margin)  # what diverges leaves the picture
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+
+    return _svg(draw, (4.6, 3.2), "training loss over learning rate")
+
+
 def reliability_plot(counts: Sequence[int], correct: Sequence[int], confidence: Sequence[float]) -> str:
     """Accuracy against confidence, a dot per bin with its 95 % interval, over a histogram of confidence.
 

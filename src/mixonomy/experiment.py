@@ -1,0 +1,155 @@
+"""An experiment before its first step: its data, model and device, from a recipe and what this machine has."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mixonomy import data, devices, optim
+from mixonomy.models import create_from, info_of
+from mixonomy.preprocessing import DEFAULT_RESIZE, Preprocessing
+from mixonomy.recipe import Recipe
+from mixonomy.train_state import TrainState
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What may differ between two starts of the same run, since it changes no numbers (the device: only rounding).
+
+    Args:
+      device: "auto", "cuda", "cuda:1", "mps" or "cpu".
+      workers: processes that decode images that do not fit in memory; as many as cores if None.
+      data_root: folder of the known data sets; $MIXONOMY_DATA if None.
+      checkpoint_minutes: longest time between two checkpoints; there is one at each evaluation too.
+      track: names of extra trackers: "tensorboard", "wandb".
+    """
+
+    device: str = "auto"
+    workers: int | None = None
+    data_root: str | None = None
+    checkpoint_minutes: float = 5.0
+    track: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers is {self.workers}; give 0 or more.")
+        if not self.checkpoint_minutes >= 0:
+            raise ValueError(f"checkpoint_minutes is {self.checkpoint_minutes}; give 0 or more.")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """The data, model and device of an experiment, before its first step.
+
+    Args:
+      model: with its initial weights, images float [B, c, H, W] -> logits [B, K]; not yet on the device.
+      name, arguments: of the recipe's model, for `mixonomy.create`; arguments are empty for a module of the user's own.
+      workers: processes that decode images that do not fit in memory.
+      loss: of the recipe, or what suits the data.
+      bad: the images that could not be read so far.
+    """
+
+    device: torch.device
+    source: data.Source
+    plan: data.Plan
+    preprocessing: Preprocessing
+    model: nn.Module
+    name: str
+    arguments: dict[str, Any]
+    workers: int
+    loss: optim.Loss
+    bad: data.BadImages
+
+    def train_data(self, recipe: Recipe) -> data.TrainData:
+        """The stream of training batches; decodes images that fit in memory now."""
+        images = data.train_data(
+            self.plan.train,
+            recipe.augment,
+            self.preprocessing,
+            seed=recipe.seed,
+            device=self.device,
+            workers=self.workers,
+            bad=self.bad,
+            is_balanced=recipe.balance == "sampling",
+        )
+        self.check_bad(recipe)
+        return images
+
+    def check_bad(self, recipe: Recipe) -> None:
+        """Refuses to go on with too many images that cannot be read.
+
+        Raises:
+          ValueError: if more were left out than the recipe allows.
+        """
+        share = recipe.data.max_bad_share
+        self.bad.check(len(self.source), data.MAX_BAD_SHARE if share is None else share)
+
+    def state(self, recipe: Recipe, precision: devices.Precision, total: int, warmup: int) -> TrainState:
+        """The model on its device, with its optimizers."""
+        is_multilabel, weights = self.source.is_multilabel, None
+        if recipe.balance == "loss":
+            counts = self.plan.train.counts(len(self.source.class_names))
+            weights = optim.class_weights(counts, len(self.plan.train), is_multilabel=is_multilabel)
+        return TrainState(
+            recipe,
+            self.model.to(self.device),
+            self.preprocessing,
+            len(self.source.class_names),
+            self.device,
+            precision,
+            total,
+            warmup,
+            loss=self.loss,
+            weights=weights,
+            is_multilabel=is_multilabel,
+        )
+
+
+def set_up(recipe: Recipe, runtime: Runtime, model: nn.Module | None = None) -> Setup:
+    """Opens the data and makes the recipe's model, unless one is given.
+
+    Raises:
+      ValueError: for a recipe that does not fit the data.
+    """
+    device = devices.resolve_device(runtime.device)
+    devices.prepare(device)
+    source = data.open_source(recipe.data.source, runtime.data_root)
+    loss = _resolve_loss(recipe, source)
+    plan = data.plan_splits(source, recipe.data.val_share)
+    preprocessing = _preprocessing(recipe, source.channels)
+    torch.manual_seed(recipe.seed)
+    name, arguments = type(model).__name__, {}
+    if model is None:
+        num_classes = len(source.class_names)
+        sizes = {"num_classes": num_classes, "image_size": recipe.height_width, "in_channels": source.channels}
+        model = create_from(recipe.model, **sizes)
+        name, arguments = recipe.model.name, info_of(model).arguments
+    workers = data.default_workers() if runtime.workers is None else runtime.workers
+    bad = data.BadImages(recipe.data.on_bad_image)
+    return Setup(device, source, plan, preprocessing, model, name, arguments, workers, loss, bad)
+
+
+def _resolve_loss(recipe: Recipe, source: data.Source) -> optim.Loss:
+    """The recipe's loss, or the one that suits the data.
+
+    Raises:
+      ValueError: for softmax where an image may have several classes.
+    """
+    if recipe.loss == "softmax" and source.is_multilabel:
+        raise ValueError(
+            f"{source.name} has images with several labels, and loss=softmax allows one; use --loss sigmoid or auto."
+        )
+    return recipe.loss if recipe.loss != "auto" else "sigmoid" if source.is_multilabel else "softmax"
+
+
+def _preprocessing(recipe: Recipe, channels: int) -> Preprocessing:
+    half = (0.5,) * channels
+    return Preprocessing(
+        recipe.height_width,
+        channels=channels,
+        crop=recipe.data.eval_crop,
+        resize=DEFAULT_RESIZE if recipe.data.eval_resize is None else recipe.data.eval_resize,
+        mean=half,
+        std=half,
+    )
