@@ -5,6 +5,8 @@ import json
 import pytest
 
 from mixonomy.recipe import Augment, Data, Model, Optim, Recipe, changed, differences
+from mixonomy.recipes import choose_recipe, load_recipe
+from mixonomy.recipes.folder import recipe_for
 
 FULL = Recipe(
     name="full",
@@ -177,3 +179,19 @@ def test_differences_name_the_fields():
     ]
     assert differences({"a": 1}, {"b": {"c": 2}}) == ["a (1 there, None now)", "b (None there, {'c': 2} now)"]
     assert differences(FULL.model_dump(), FULL.model_dump()) == []
+
+
+@pytest.mark.parametrize(("count", "epochs"), [(10, 200), (2000, 200), (4000, 100), (40_000, 10), (10**6, 10)])
+def test_any_data_is_seen_more_often_the_less_there_is(count, epochs):
+    assert recipe_for(count).duration == f"{epochs} epochs"
+
+
+def test_recipe_for_any_data_counts_the_training_images(tmp_path):
+    for i in range(40):
+        file = tmp_path / "ab"[i % 2] / f"{i}.png"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"not looked at")
+    assert choose_recipe(None, str(tmp_path)) == recipe_for(40)
+    assert choose_recipe(None, str(tmp_path / "nothing")) == load_recipe("folder")
+    assert choose_recipe(None, "cifar10") == load_recipe("cifar10")
+    assert choose_recipe("digits", str(tmp_path)) == load_recipe("digits")

@@ -126,3 +126,13 @@ def test_sam_step_differs_from_the_plain_one_and_approaches_it_with_a_small_rho(
     plain = after()
     assert (after(sam_rho=0.2) - plain).norm() > 1e-3
     torch.testing.assert_close(after(sam_rho=1e-6), plain, rtol=1e-4, atol=1e-6)
+
+
+def test_guess_of_the_length_changes_nothing():
+    model = Small()
+    state = state_of(model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    seconds = state.expected_seconds(1000)
+    assert 0 < seconds < 1000 and state.expected_seconds(10**6) > seconds
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())

@@ -5,6 +5,7 @@ Axes: B images, c image channels, H and W pixels, K classes.
 
 import copy
 import shutil
+import time
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from mixonomy.models import load_weights
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe
+
+TIMED_IMAGES = 64
 
 
 class TrainState:
@@ -135,6 +138,27 @@ class TrainState:
             loss.backward()
             loss_sum += loss.detach()
         return loss_sum
+
+    def expected_seconds(self, steps: int) -> float:
+        """A guess of how long so many steps take, from two passes of a copy over random pixels; changes nothing.
+
+        Reading images is not in it.
+        """
+        twin = copy.copy(self)
+        twin.model = twin.forward = copy.deepcopy(self.model).train()
+        count = min(self.recipe.batch_size, TIMED_IMAGES)
+        shape = (count, self.preprocessing.channels, *self.preprocessing.image_size)
+        images, targets = (
+            torch.zeros(shape, device=self.device),
+            torch.zeros(count, self.num_classes, device=self.device),
+        )
+        seconds = []
+        for _ in range(2):
+            start = time.perf_counter()
+            twin._backward(images, targets, step=0)
+            seconds.append(time.perf_counter() - start)
+        passes = 1 if self.recipe.optim.sam_rho is None else 2
+        return min(seconds) / count * self.recipe.batch_size * passes * steps
 
     def predictor(self) -> Predictor:
         """The weights that count, as they will be used."""

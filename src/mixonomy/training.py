@@ -131,6 +131,11 @@ def _train(
     if not arguments and not progress.step:  # weights that no seed can bring back
         checkpoints.save(state.tensors(), progress)
         checkpoints.wait()
+    if arguments and device.type == "cpu" and not recipe.compile:  # elsewhere a copy of the model may not fit
+        minutes = state.expected_seconds(total - progress.step) / 60
+        console.say(
+            "about " + (f"{minutes:,.0f} minutes" if minutes >= 1.5 else "a minute or less") + " on this machine"
+        )
 
     with (
         Trackers(

@@ -63,7 +63,7 @@ class Train:
 def main(argv: list[str]) -> int:
     """Runs the command."""
     long = expand(argv)
-    base = choose_recipe(value_of(long, "--recipe"), value_of(long, "--data.source"))
+    base = choose_recipe(value_of(long, "--recipe"), value_of(long, "--data.source"), value_of(long, "--data-root"))
     for section, choice in (("model", "name"), ("data", "eval_crop"), ("augment", "crop"), ("optim", "name")):
         value = value_of(long, f"--{section}.{choice.replace('_', '-')}")
         with contextlib.suppress(ValidationError):  # which the parser will explain

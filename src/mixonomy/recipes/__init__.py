@@ -39,14 +39,27 @@ def load_recipe(name: str) -> Recipe:
     return importlib.import_module(f"mixonomy.recipes.{name}").recipe
 
 
-def choose_recipe(name: str | None, source: str | None) -> Recipe:
-    """The named recipe; else the one of the data's name; else the one for any data; digits if nothing is given."""
+def choose_recipe(name: str | None, source: str | None, root: str | None = None) -> Recipe:
+    """The named recipe; else the one of the data's name; else the one for any data; digits if nothing is given.
+
+    Args:
+      root: folder of the known data sets, as for `mixonomy.open_source`.
+    """
     if name is not None:
         return load_recipe(name)
     if source is None:
         return load_recipe("digits")
     of_data = source.replace("-", "_")
-    return load_recipe(of_data if of_data in recipe_names() else FALLBACK)
+    if of_data in recipe_names() and of_data != FALLBACK:
+        return load_recipe(of_data)
+    from mixonomy.data import open_source
+    from mixonomy.recipes.folder import recipe_for
+
+    try:
+        splits = open_source(source, root).splits
+    except ValueError:  # which training will explain
+        return load_recipe(FALLBACK)
+    return recipe_for(len(splits.get("train", ())))
 
 
 def describe_recipes() -> list[tuple[str, str]]:
