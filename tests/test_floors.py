@@ -14,8 +14,10 @@ FLOORS = {
     "recipe": 0.5,
     "models": 1, "data": 1, "optim": 1,
     "runs": 2, "checkpoint": 2, "tracking": 2,
+    "loading": 2.5,
     "evals": 3,
     "train_state": 3.5,  # one training step and its state, which the loop drives
+    "predicting": 3.5,
     "training": 4,
     "recipes": 5, "report": 5,
     "api": 7,

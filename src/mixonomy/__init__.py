@@ -12,7 +12,7 @@ _WHERE = {
     "create": "mixonomy.models",
     "list_models": "mixonomy.models",
     "Recipe": "mixonomy.recipe",
-    "load": "mixonomy.api",
+    "load": "mixonomy.loading",
     "save": "mixonomy.api",
     "train": "mixonomy.api",
     "evaluate": "mixonomy.api",
@@ -23,8 +23,9 @@ _WHERE = {
 __all__ = ["Recipe", "create", "evaluate", "list_models", "load", "open_source", "predict", "save", "train"]
 
 if TYPE_CHECKING:
-    from mixonomy.api import evaluate, load, predict, save, train
+    from mixonomy.api import evaluate, predict, save, train
     from mixonomy.data import open_source
+    from mixonomy.loading import load
     from mixonomy.models import create, list_models
     from mixonomy.recipe import Recipe
 

@@ -164,3 +164,9 @@ def test_padded_crop_is_torchvisions_bit_by_bit(size_in):
     bars = [right // 2, down // 2, right - right // 2, down - down // 2]
     expected = v2.functional.pad(inner, bars, fill=127)
     assert torch.equal(evaluation_crop(pixels, Preprocessing((16, 16), crop="pad")), expected)
+
+
+def test_image_that_would_fill_the_memory_is_refused():
+    with pytest.raises(ValueError, match="1x60000 pixels is too long and narrow for the crop resmall"):
+        evaluation_crop(noise(1, 60_000), Preprocessing((224, 224)))
+    assert evaluation_crop(noise(1, 60_000), Preprocessing((8, 8), crop="squash")).shape == (3, 8, 8)

@@ -22,12 +22,15 @@ if TYPE_CHECKING:  # pydantic, which prediction does without
     from mixonomy.recipe import Augment
 
 DEFAULT_MAGNITUDE = 10
+MAX_PIXELS = 2**27  # of an image enlarged before it is cut; half a gigabyte or less, so that one file fills no memory
 WHOLE = ("squash", "pad")  # crops that cut nothing off
 
 
 def evaluation_crop(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 [c, H, W] of any size -> uint8 [c, *image_size], bilinear and antialiased.
 
+    Raises:
+      ValueError: if the image is so long and narrow that enlarging its shorter side takes over `MAX_PIXELS`.
     Source: MLP-Mixer paper, appendix C, for resmall and resize.
     """
     height, width = preprocessing.image_size
@@ -46,6 +49,9 @@ def evaluation_crop(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
         scale = max(larger[0] / pixels.shape[1], larger[1] / pixels.shape[2])
         larger = (pixels.shape[1] * scale, pixels.shape[2] * scale)
     size = [max(round(larger[0]), height), max(round(larger[1]), width)]
+    if size[0] * size[1] > MAX_PIXELS:
+        shape = f"{pixels.shape[1]}x{pixels.shape[2]} pixels"
+        raise ValueError(f"not a usable image ({shape} is too long and narrow for the crop {preprocessing.crop})")
     top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
     return _resized(pixels, size)[:, top : top + height, left : left + width]
 
