@@ -1,6 +1,6 @@
 """What `import mixonomy` offers: load, save, train, evaluate, predict."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -142,7 +142,7 @@ def predict(
     *,
     top: int = 5,
     runtime: Runtime | None = None,
-) -> Iterator[Prediction]:
+) -> Generator[Prediction, None, None]:
     """Classifies images one after another, in order; one that cannot be read gets an error and stops nothing.
 
     Args:

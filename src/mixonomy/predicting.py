@@ -5,7 +5,7 @@ Axes: B images in a batch, c image channels, H and W pixels, K classes.
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -65,7 +65,7 @@ def predict(
     device: str = "auto",
     workers: int | None = None,
     batch_size: int | None = None,
-) -> Iterator[Prediction]:
+) -> Generator[Prediction, None, None]:
     """See `mixonomy.predict`.
 
     Memory does not grow with the number of images: they are drawn `BATCHES_AHEAD` batches ahead.
@@ -107,7 +107,7 @@ def _batch_size(predictor: Predictor) -> int:
 
 def _predictions(
     predictor: Predictor, info: ModelInfo, images: Iterable[Image], top: int, workers: int, batch_size: int
-) -> Iterator[Prediction]:
+) -> Generator[Prediction, None, None]:
     decoded = _decoded(images, predictor.preprocessing, workers, BATCHES_AHEAD * batch_size)
     while batch := list(islice(decoded, batch_size)):
         good = [pixels for _, pixels in batch if isinstance(pixels, Tensor)]
