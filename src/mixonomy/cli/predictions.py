@@ -79,16 +79,11 @@ class Table:
 def csv_rows(path: Path, *, top: int) -> Iterator[Callable[["Prediction"], None]]:
     """Writes a CSV with the columns path, label, prob, class_1, prob_1, ... up to `top`, and error.
 
-    label is what is predicted, several classes separated by semicolons. Names on disk that are no valid UTF-8 keep their
-    bytes. The file is there whole, after the last row, or not at all.
+    label is what is predicted, several classes separated by semicolons. Names on disk that are no valid UTF-8 keep
+    their bytes. The file is there whole, after the last row, or not at all.
     """
-    header = [
-        "path",
-        "label",
-        "prob",
-        *(f"{what}_{n}" for n in range(1, top + 1) for what in ("class", "prob")),
-        "error",
-    ]
+    likeliest = [f"{what}_{n}" for n in range(1, top + 1) for what in ("class", "prob")]
+    header = ["path", "label", "prob", *likeliest, "error"]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
