@@ -8,9 +8,9 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mixonomy.cli.arguments import parse
 from mixonomy.cli.predictions import Table, csv_rows, display_width, json_line, plain_line, printable, write_line
@@ -28,14 +28,12 @@ MANY = 100  # images, from which on a person likes to see how far it is
 class Predict:
     """Classifies images; exits with 0 if all were answered, with 1 if one could not be read."""
 
-    run: Positional[str]
+    run: Annotated[Positional[str], arg(metavar="RUN")]
     """A run folder, or a .safetensors or .npz file."""
-    paths: Positional[tuple[str, ...]]
-    """Image files, folders (searched to any depth), patterns such as 'photos/**/*.jpg', or - for a list of paths on
-    standard input (one per line, or each ended by NUL)."""
+    paths: Annotated[Positional[tuple[str, ...]], arg(metavar="PATH...")]
+    """Image files, folders, patterns such as 'photos/**/*.jpg', or - for paths on standard input (by line or NUL)."""
     top: int | None = None
-    """How many classes to name, 3 if not given; where an image may have several classes, those at or above their
-    thresholds if not given, else also likely ones below, in parentheses."""
+    """How many classes to name; 3 if not given, or those predicted where an image may have several."""
     json: FlagCreatePairsOff[bool] = False
     """Print one JSON object per image: path, classes (name, prob) or error."""
     out: Path | None = None
