@@ -14,9 +14,11 @@ FLOORS = {
     "recipe": 0.5,
     "models": 1, "data": 1, "optim": 1,
     "runs": 2, "checkpoint": 2, "tracking": 2,
+    "loading": 2.5,
     "evals": 3,
     "train_state": 3.5,  # one training step and its state, which the loop drives
     "experiment": 3.6,  # what training and the range test begin with
+    "predicting": 3.5,
     "training": 4,
     "lr_range": 4,  # another use of the training step
     "recipes": 5, "report": 5,

@@ -12,7 +12,7 @@ _WHERE = {
     "create": "mixonomy.models",
     "list_models": "mixonomy.models",
     "Recipe": "mixonomy.recipe",
-    "load": "mixonomy.api",
+    "load": "mixonomy.loading",
     "save": "mixonomy.api",
     "train": "mixonomy.api",
     "find_lr": "mixonomy.api",
@@ -24,8 +24,9 @@ _WHERE = {
 __all__ = ["Recipe", "create", "evaluate", "find_lr", "list_models", "load", "open_source", "predict", "save", "train"]
 
 if TYPE_CHECKING:
-    from mixonomy.api import evaluate, find_lr, load, predict, save, train
+    from mixonomy.api import evaluate, find_lr, predict, save, train
     from mixonomy.data import open_source
+    from mixonomy.loading import load
     from mixonomy.models import create, list_models
     from mixonomy.recipe import Recipe
 

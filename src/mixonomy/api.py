@@ -1,27 +1,26 @@
 """What `import mixonomy` offers: load, save, train, evaluate, predict."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
-from mixonomy import data, devices, runs
-from mixonomy.data.decode import decode
-from mixonomy.data.transforms import evaluation_crop
-from mixonomy.evals import Classification, MultiLabel, Predictor, map_classes, score
+from mixonomy import data, predicting, runs
+from mixonomy.evals import Classification, MultiLabel, map_classes, score
 from mixonomy.experiment import Runtime
+from mixonomy.loading import load
 from mixonomy.lr_range import LrTest
 from mixonomy.lr_range import find_lr as run_lr_test
-from mixonomy.models import TrainedOn, info_of, read_npz, read_safetensors, save_model
+from mixonomy.models import TrainedOn, info_of, save_model
+from mixonomy.predicting import Image, Prediction, predictor_of
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe
 from mixonomy.report import write_lr_page, write_report
 from mixonomy.training import train as run_training
 
-PREDICT_BATCH = 64
+__all__ = ["Prediction", "Run", "evaluate", "find_lr", "load", "predict", "save", "train"]
 
 
 @dataclass(frozen=True)
@@ -107,31 +106,6 @@ def default_out(recipe: Recipe) -> Path:
     return Path("runs") / f"{recipe.name}-{runs.recipe_hash(recipe)}"
 
 
-def load(where: str | Path, *, model: nn.Module | None = None) -> nn.Module:
-    """Loads a classifier, in evaluation mode, with its class names and preprocessing.
-
-    Args:
-      where: a run folder, a .safetensors file that mixonomy wrote, or a Mixer in Google's .npz layout.
-      model: the module to fill, where the run trained one of one's own.
-    Raises:
-      ValueError: if there is nothing there, or it is damaged, or does not fit; nothing is ever unpickled.
-    """
-    path = Path(where).expanduser()
-    if path.is_dir():
-        folder = runs.RunFolder(path)
-        folder.info()
-        if not folder.model.exists():
-            raise ValueError(f"the run in {path} is not finished; run the same `mixonomy train` command again.")
-        path = folder.model
-    if not path.is_file():
-        raise ValueError(f"no file or run folder {where}; give a run folder, a .safetensors or an .npz file.")
-    if path.suffix == ".npz":
-        return read_npz(path)
-    if path.suffix == ".safetensors":
-        return read_safetensors(path, model)
-    raise ValueError(f"{path} is neither a run folder nor .safetensors nor .npz; other formats are not read.")
-
-
 def save(model: nn.Module, path: str | Path) -> None:
     """Writes weights, architecture, class names and preprocessing into one .safetensors file."""
     save_model(model, path)
@@ -171,7 +145,7 @@ def evaluate(
         source = info.trained_on.source
     opened = data.open_source(source, runtime.data_root)
     images = _choose(opened, info.trained_on, split)
-    predictor = _predictor(model, runtime)
+    predictor = predictor_of(model, runtime.device)
     workers = data.default_workers() if runtime.workers is None else runtime.workers
     label_map = map_classes(info.class_names, opened.class_names) if info.class_names else None
     if info.class_names and images.is_multilabel != info.is_multilabel:
@@ -199,61 +173,24 @@ def _choose(opened: data.Source, trained_on: TrainedOn | None, split: str | None
     return images
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of one image: the likeliest classes, or why it could not be read."""
-
-    path: str
-    classes: tuple[tuple[str, float], ...] = ()
-    error: str | None = None
-
-
 def predict(
     model: nn.Module | str | Path,
-    paths: Sequence[str | Path],
+    images: Iterable[Image],
     *,
     top: int = 5,
     runtime: Runtime | None = None,
-) -> Iterable[Prediction]:
-    """Classifies image files, in order; an unreadable file gets an error of its own and stops nothing.
+) -> Generator[Prediction, None, None]:
+    """Classifies images one after another, in order; one that cannot be read gets an error and stops nothing.
 
     Args:
       model: a loaded model, or anything `load` reads.
-      paths: image files.
-      top: number of classes to name for each.
+      images: files (str or Path), PIL images, or uint8 arrays [H, W] or [H, W, 3]; any number of them, drawn as needed.
+      top: number of classes to name for each, at most as many as there are.
+      runtime: device, and workers: how many threads decode.
+    Raises:
+      ValueError: if there is no such model, `top` is below 1, or something else than an image is among them.
     """
     if not isinstance(model, nn.Module):
         model = load(model)
-    info, predictor = info_of(model), _predictor(model, runtime or Runtime())
-    for start in range(0, len(paths), PREDICT_BATCH):
-        chunk = paths[start : start + PREDICT_BATCH]
-        inputs, errors = {}, {}
-        for path in chunk:
-            try:
-                pixels = decode(Path(path).read_bytes(), info.preprocessing.channels)
-                inputs[path] = evaluation_crop(pixels, info.preprocessing)
-            except (ValueError, OSError) as error:
-                errors[path] = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        probs = dict(zip(inputs, predictor(torch.stack(list(inputs.values()))), strict=True)) if inputs else {}
-        for path in chunk:
-            if path in errors:
-                yield Prediction(str(path), error=errors[path])
-                continue
-            best = probs[path].topk(min(top, len(probs[path])))
-            names = [info.class_names[i] if info.class_names else str(i) for i in best.indices.tolist()]
-            yield Prediction(str(path), tuple(zip(names, best.values.tolist(), strict=True)))
-
-
-def _predictor(model: nn.Module, runtime: Runtime) -> Predictor:
-    """The model on its device, in the precision and with the loss it was trained with."""
-    info, device = info_of(model), devices.resolve_device(runtime.device)
-    devices.prepare(device)
-    return Predictor(
-        model.to(device),
-        info.preprocessing,
-        device,
-        devices.resolve_precision(info.precision, device),
-        info.loss,
-        info.temperature,
-        info.is_multilabel,
-    )
+    runtime = runtime or Runtime()
+    return predicting.predict(model, images, top=top, device=runtime.device, workers=runtime.workers)

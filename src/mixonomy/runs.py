@@ -10,15 +10,17 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mixonomy.models.files import write_atomically
-from mixonomy.recipe import Recipe, differences
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+if TYPE_CHECKING:
+    from mixonomy.recipe import Recipe
 
 FORMAT = 1
 PACKAGES = ("mixonomy", "torch", "torchvision", "torchcodec", "numpy", "pillow")
@@ -62,8 +64,10 @@ class RunFolder:
             raise ValueError(f"{self._info} has format {info['format']}, this version reads up to {FORMAT}; update.")
         return info
 
-    def recipe(self) -> Recipe:
+    def recipe(self) -> "Recipe":
         """The recipe of the run."""
+        from mixonomy.recipe import Recipe  # pydantic, which reading a model does without
+
         return Recipe.model_validate(self.info()["recipe"])
 
     def result(self) -> dict[str, Any] | None:
@@ -109,7 +113,7 @@ class RunFolder:
         except OSError as error:
             raise ValueError(f"cannot write to {self.path} ({error.strerror}); give another --out.") from None
 
-    def check_same(self, recipe: Recipe, facts: dict[str, Any]) -> None:
+    def check_same(self, recipe: "Recipe", facts: dict[str, Any]) -> None:
         """Refuses to go on with another experiment.
 
         Args:
@@ -118,18 +122,22 @@ class RunFolder:
           ValueError: naming the fields that differ.
         """
         self.check_recipe(recipe)
+        from mixonomy.recipe import differences
+
         changes = differences(self.info()["facts"], facts)
         if changes:
             raise ValueError(
                 f"the data or model of {self.path} is another now: {', '.join(changes)}; give another --out."
             )
 
-    def check_recipe(self, recipe: Recipe) -> None:
+    def check_recipe(self, recipe: "Recipe") -> None:
         """Refuses to go on with another recipe.
 
         Raises:
           ValueError: naming the fields that differ.
         """
+        from mixonomy.recipe import differences
+
         changes = differences(self.info()["recipe"], json.loads(recipe.model_dump_json()))
         if changes:
             raise ValueError(
@@ -141,7 +149,7 @@ class RunFolder:
         write_json(self._result, result)
 
 
-def recipe_hash(recipe: Recipe) -> str:
+def recipe_hash(recipe: "Recipe") -> str:
     """Eight hexadecimal digits that tell recipes apart."""
     return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:8]
 

@@ -129,3 +129,44 @@ def test_pad_keeps_the_whole_image_and_its_shape(shape, bars):
     down, right = bars
     assert (out[:, down : 16 - down, right : 16 - right][:, :1] == 200).all()
     assert int((out == 127).sum()) == 3 * (256 - (16 - 2 * down - (shape[0] == 1)) * (16 - 2 * right))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("is_interleaved", [False, True], ids=["planes", "interleaved"])
+@pytest.mark.parametrize("size_in", [(1, 1), (3, 200), (200, 3), (28, 28), (24, 41), (131, 97)], ids=str)
+def test_evaluation_crop_is_torchvisions_bit_by_bit(channels, is_interleaved, size_in):
+    if torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        pytest.skip("elsewhere torchvision may resize in floating point")
+    pixels = noise(*size_in, channels)
+    if is_interleaved:  # as Pillow and some decoders lay pixels out
+        pixels = pixels.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+    height, width = size_in
+    half = (0.5,) * channels
+    for image_size, resize in (((28, 28), 256 / 224), ((14, 42), 1.1), ((9, 8), 1.0)):
+        scale = max(image_size[0] * resize / height, image_size[1] * resize / width)
+        between = {
+            "resmall": [max(round(height * scale), image_size[0]), max(round(width * scale), image_size[1])],
+            "resize": [max(round(side * resize), side) for side in image_size],
+            "squash": list(image_size),
+        }
+        for crop, size in between.items():
+            expected = v2.functional.center_crop(v2.functional.resize(pixels, size, antialias=True), list(image_size))
+            preprocessing = Preprocessing(image_size, channels=channels, crop=crop, resize=resize, mean=half, std=half)
+            assert torch.equal(evaluation_crop(pixels, preprocessing), expected), (crop, image_size)
+
+
+@pytest.mark.parametrize("size_in", [(20, 40), (33, 20), (7, 7)], ids=str)
+def test_padded_crop_is_torchvisions_bit_by_bit(size_in):
+    pixels = noise(*size_in)
+    scale = 16 / max(size_in)
+    inner = v2.functional.resize(pixels, [round(side * scale) for side in size_in], antialias=True)
+    down, right = 16 - inner.shape[1], 16 - inner.shape[2]
+    bars = [right // 2, down // 2, right - right // 2, down - down // 2]
+    expected = v2.functional.pad(inner, bars, fill=127)
+    assert torch.equal(evaluation_crop(pixels, Preprocessing((16, 16), crop="pad")), expected)
+
+
+def test_image_that_would_fill_the_memory_is_refused():
+    with pytest.raises(ValueError, match="1x60000 pixels is too long and narrow for the crop resmall"):
+        evaluation_crop(noise(1, 60_000), Preprocessing((224, 224)))
+    assert evaluation_crop(noise(1, 60_000), Preprocessing((8, 8), crop="squash")).shape == (3, 8, 8)

@@ -72,7 +72,7 @@ def one_sentence(error: Exception) -> str:
             )
         return "; ".join(parts) + "."
     if type(error).__name__ == "OutOfMemoryError":
-        return "the GPU's memory is full; give a smaller --batch-size, or --optim.accumulate 2 or more."
+        return "the GPU's memory is full; give a smaller --batch-size, or in training --optim.accumulate 2 or more."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or ''}".rstrip(": ") + "."
     return " ".join(str(error).split())

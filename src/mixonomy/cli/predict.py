@@ -1,51 +1,119 @@
 """`mixonomy predict`."""
 
-import json
+import os
+import shutil
 import sys
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mixonomy.cli.arguments import parse
+from mixonomy.cli.predictions import Table, csv_rows, display_width, json_line, plain_line, printable, write_line
+
+if TYPE_CHECKING:  # torch
+    from mixonomy.data import FoundImages
+    from mixonomy.models import ModelInfo
+    from mixonomy.predicting import Prediction
+
+DEFAULT_TOP = 3
+MANY = 100  # images, from which on a person likes to see how far it is
 
 
 @dataclass(frozen=True)
 class Predict:
-    """Classifies image files; exits with 1 if one of them could not be read."""
+    """Classifies images; exits with 0 if all were answered, with 1 if one could not be read."""
 
-    run: Positional[str]
+    run: Annotated[Positional[str], arg(metavar="RUN")]
     """A run folder, or a .safetensors or .npz file."""
-    paths: Positional[tuple[str, ...]]
-    """Image files."""
-    top: int = 3
-    """How many classes to name."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:1 or mps."""
+    paths: Annotated[Positional[tuple[str, ...]], arg(metavar="PATH...")]
+    """Image files, folders, patterns such as 'photos/**/*.jpg', or - for paths on standard input (by line or NUL)."""
+    top: int | None = None
+    """How many classes to name; 3 if not given, or those predicted where an image may have several."""
     json: FlagCreatePairsOff[bool] = False
     """Print one JSON object per image: path, classes (name, prob) or error."""
+    out: Path | None = None
+    """Write a .csv: path, label, prob, then class_1, prob_1 and so on, error."""
+    overwrite: FlagCreatePairsOff[bool] = False
+    """Let --out replace a file."""
+    batch_size: int | None = None
+    """Images that the model sees at once; by their size and the device if not given."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
 
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
     options = parse(Predict, argv, name="predict")
-    if not options.paths:
-        raise ValueError("no image files given; name at least one after the run.")
-    if options.top < 1:
-        raise ValueError(f"--top is {options.top}; give at least 1.")
+    _check(options)
 
-    from mixonomy import api
-    from mixonomy.experiment import Runtime
+    from mixonomy.data import find_images
+    from mixonomy.loading import load
+    from mixonomy.models import info_of
+    from mixonomy.predicting import predict
+    from mixonomy.progress import Console
 
-    failed = 0
-    for prediction in api.predict(options.run, options.paths, top=options.top, runtime=Runtime(device=options.device)):
-        failed += prediction.error is not None
-        if options.json:
-            row = asdict(prediction)
-            row["classes"] = [{"name": name, "prob": prob} for name, prob in prediction.classes]
-            row.pop("error" if prediction.error is None else "classes")
-            print(json.dumps(row, ensure_ascii=False))
-        elif prediction.error is not None:
-            print(f"{prediction.path}: {prediction.error}", file=sys.stderr)
-        else:
-            print(f"{prediction.path}: {', '.join(f'{name} {prob:.1%}' for name, prob in prediction.classes)}")
+    found = find_images(options.paths, getattr(sys.stdin, "buffer", None))  # None: it is closed
+    model = load(options.run)
+    info, top = info_of(model), options.top or DEFAULT_TOP
+    predictions = predict(model, found.paths, top=top, device=options.device, batch_size=options.batch_size)
+    is_scrolling = sys.stdout.isatty() and (options.json or not options.out)
+    console = Console(quiet=len(found) < MANY or is_scrolling)
+    failed, start = 0, time.monotonic()
+    with ExitStack() as stack:
+        stack.enter_context(closing(predictions))
+        show = _show(options, found, info)
+        write = stack.enter_context(csv_rows(options.out, top=top)) if options.out else None
+        meter = stack.enter_context(console.progress(len(found), 0, "image"))
+        for number, prediction in enumerate(predictions, start=1):
+            if problem := found.problems.get(number - 1):
+                prediction = replace(prediction, error=problem)
+            failed += prediction.error is not None
+            if show is not None:
+                write_line(show(prediction), sys.stdout)
+            if write is not None:
+                write(prediction)
+            meter.update(number, f"{number / (time.monotonic() - start):,.0f} images/s")
+    if options.out and not options.json:
+        write_line(f"{len(found):,} rows in {printable(str(options.out))}", sys.stdout)
+    if failed and len(found) > 1:
+        print(f"mixonomy predict: {failed:,} of {len(found):,} could not be read.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _check(options: Predict) -> None:
+    """Refuses what cannot work, before anything heavy is imported."""
+    if not options.paths:
+        raise ValueError("no image files given; name files, folders or patterns after the run, or - for a list.")
+    for name, value in (("--top", options.top), ("--batch-size", options.batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; give at least 1.")
+    out = options.out
+    if out is None:
+        if options.overwrite:
+            raise ValueError("--overwrite has no effect without --out; leave it out, or give --out FILE.csv.")
+        return
+    if out.suffix.lower() != ".csv":
+        raise ValueError(f"--out is {out}; give a name that ends in .csv, or use --json for JSON lines.")
+    if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise ValueError(f"cannot write to {out}; --out must be a file in a folder that exists and can be written to.")
+    if os.path.lexists(out) and not options.overwrite:
+        raise ValueError(f"{out} exists; give another --out, or --overwrite to replace it.")
+
+
+def _show(options: Predict, found: "FoundImages", info: "ModelInfo") -> "Callable[[Prediction], str] | None":
+    """What turns a prediction into a line of standard output; None where there are no lines."""
+    if options.json:
+        return lambda prediction: json_line(prediction, is_multilabel=info.is_multilabel)
+    if options.out:
+        return None
+    if not sys.stdout.isatty():
+        return lambda prediction: plain_line(prediction, is_multilabel=info.is_multilabel, top=options.top)
+    longest = max(display_width(printable(path)) for path in found.paths)
+    width = shutil.get_terminal_size().columns
+    table = Table(longest, info.class_names, top=options.top or DEFAULT_TOP, width=width)
+    return lambda prediction: table.row(prediction, is_multilabel=info.is_multilabel, top=options.top)

@@ -1,6 +1,7 @@
 """Data: sources, splits, the resumable stream, augmentation, and batches."""
 
 from mixonomy.data.bad_images import MAX_BAD_SHARE, BadImage, BadImages
+from mixonomy.data.find import FoundImages, find_images
 from mixonomy.data.loading import Batch, EvalData, TrainData, default_workers, train_data
 from mixonomy.data.sources import SPLITS, Source, Split, known_sources, open_source
 from mixonomy.data.splits import Plan, hold_out, plan_splits
@@ -12,11 +13,13 @@ __all__ = [
     "BadImages",
     "Batch",
     "EvalData",
+    "FoundImages",
     "Plan",
     "Source",
     "Split",
     "TrainData",
     "default_workers",
+    "find_images",
     "hold_out",
     "known_sources",
     "open_source",

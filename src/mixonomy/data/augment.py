@@ -5,6 +5,8 @@ The per-sample path (`transforms.py`) draws from the same distributions; a test 
 Axes: B images, c image channels, H and W pixels.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,7 +14,9 @@ from torch import Tensor
 
 from mixonomy.data import stream
 from mixonomy.data.boxes import DRAWS, Boxes, or_central_box, random_boxes
-from mixonomy.recipe import Augment
+
+if TYPE_CHECKING:  # pydantic, which prediction does without
+    from mixonomy.recipe import Augment
 
 DEFAULT_PAD = 4
 DEFAULT_MIN_AREA = 0.05  # inception crop; big_vision pp/ops_image.py (inception_crop, area_min=5)
@@ -24,7 +28,7 @@ ERASE_VALUE = 127  # the middle of the range of pixels
 CROP, FLIP, ERASE, CUTMIX, MIXUP = range(5)
 
 
-def augment_batch(images: Tensor, keys: stream.UInts, config: Augment, image_size: tuple[int, int]) -> Tensor:
+def augment_batch(images: Tensor, keys: stream.UInts, config: "Augment", image_size: tuple[int, int]) -> Tensor:
     """Crops, flips and erases; does not mix images.
 
     Args:

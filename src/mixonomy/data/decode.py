@@ -17,14 +17,14 @@ GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision 
 WHITE = 255  # what shows through where an image is transparent
 
 
-def decode(image: Encoded, channels: int = 3) -> Tensor:
+def decode(image: Encoded | Image.Image, channels: int = 3) -> Tensor:
     """Decodes an image file, or passes pixels through, as uint8 [channels, H, W].
 
     Upright by its EXIF orientation, the first frame of an animation, transparent parts over white, 16 bits scaled to 8.
     TorchCodec decodes what it can, Pillow the rest and what is transparent.
 
     Args:
-      image: the bytes of a file, or pixels [H, W] or [H, W, 3].
+      image: the bytes of a file, pixels [H, W] or [H, W, 3], or an image that Pillow has opened, which stays open.
       channels: 3 for RGB, 1 for grey.
     Raises:
       ValueError: if it is no image, is cut off or damaged, or has too many pixels (Pillow's limit, 179 million).
@@ -35,6 +35,8 @@ def decode(image: Encoded, channels: int = 3) -> Tensor:
         if pixels.shape[0] == channels:
             return pixels
         return pixels.expand(3, -1, -1) if channels == 3 else _to_grey(pixels)
+    if isinstance(image, Image.Image):
+        return _decode_with_pillow(image, channels)
     from torchcodec.decoders import decode_image  # pyright: ignore[reportPrivateImportUsage]
 
     if not image:
@@ -48,7 +50,8 @@ def decode(image: Encoded, channels: int = 3) -> Tensor:
             if header is None:
                 raise ValueError("not a readable image (no known format)") from None
     assert header is not None
-    return _decode_with_pillow(header, channels)
+    with header:
+        return _decode_with_pillow(header, channels)
 
 
 def _header(image: bytes) -> Image.Image | None:
@@ -65,7 +68,7 @@ def _header(image: bytes) -> Image.Image | None:
 
 def _decode_with_pillow(opened: Image.Image, channels: int) -> Tensor:
     try:
-        with warnings.catch_warnings(), opened:
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             upright = ImageOps.exif_transpose(opened)
             pixels = torch.from_numpy(_over_white(upright, "RGB" if channels == 3 else "L"))

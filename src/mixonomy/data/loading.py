@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -24,7 +24,9 @@ from mixonomy.data.decode import decode
 from mixonomy.data.sources import Split
 from mixonomy.data.transforms import TrainTransform, evaluation_crop
 from mixonomy.preprocessing import Preprocessing
-from mixonomy.recipe import Augment
+
+if TYPE_CHECKING:  # pydantic, which prediction does without
+    from mixonomy.recipe import Augment
 
 MEMORY_BYTES = 2 * 2**30  # decoded images up to here live in memory as one uint8 tensor
 EVAL_BATCH = 250
@@ -59,7 +61,7 @@ class TrainData(Protocol):
 
 def train_data(
     split: Split,
-    augment: Augment,
+    augment: "Augment",
     preprocessing: Preprocessing,
     *,
     seed: int,
@@ -118,7 +120,7 @@ class InMemoryData:
         pixels: Tensor,
         is_readable: NDArray[np.bool_],
         split: Split,
-        augment: Augment,
+        augment: "Augment",
         preprocessing: Preprocessing,
         order: stream.Order,
     ):
@@ -146,7 +148,7 @@ class WorkerData:
     def __init__(
         self,
         split: Split,
-        augment: Augment,
+        augment: "Augment",
         preprocessing: Preprocessing,
         order: stream.Order,
         workers: int,
@@ -279,7 +281,7 @@ def _worker_options(workers: int) -> dict[str, Any]:
 
 
 def _equal_pixels(
-    split: Split, augment: Augment, preprocessing: Preprocessing, bad: BadImages
+    split: Split, augment: "Augment", preprocessing: Preprocessing, bad: BadImages
 ) -> tuple[Tensor, NDArray[np.bool_]] | None:
     """All images as uint8 [N, c, H, W] and which could be read, or None if they differ in size or do not fit.
 

@@ -3,16 +3,20 @@
 Axes: B images, c image channels, H and W pixels, K classes.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from mixonomy.data import stream
 from mixonomy.data.augment import CUTMIX, MIXUP, inside
-from mixonomy.recipe import Augment
+
+if TYPE_CHECKING:  # pydantic, which prediction does without
+    from mixonomy.recipe import Augment
 
 
-def mix(images: Tensor, targets: Tensor, keys: stream.UInts, config: Augment) -> tuple[Tensor, Tensor]:
+def mix(images: Tensor, targets: Tensor, keys: stream.UInts, config: "Augment") -> tuple[Tensor, Tensor]:
     """Mixes a batch as the recipe says; returns it unchanged if it says nothing.
 
     Args:

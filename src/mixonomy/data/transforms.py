@@ -3,6 +3,8 @@
 Axes: c image channels, H and W pixels.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -15,36 +17,50 @@ from mixonomy.data.augment import (
     ERASE_VALUE,
 )
 from mixonomy.preprocessing import PAD_VALUE, Preprocessing
-from mixonomy.recipe import Augment
+
+if TYPE_CHECKING:  # pydantic, which prediction does without
+    from mixonomy.recipe import Augment
 
 DEFAULT_MAGNITUDE = 10
+MAX_PIXELS = 2**27  # of an image enlarged before it is cut; half a gigabyte or less, so that one file fills no memory
 WHOLE = ("squash", "pad")  # crops that cut nothing off
 
 
 def evaluation_crop(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 [c, H, W] of any size -> uint8 [c, *image_size], bilinear and antialiased.
 
+    Raises:
+      ValueError: if the image is so long and narrow that enlarging its shorter side takes over `MAX_PIXELS`.
     Source: MLP-Mixer paper, appendix C, for resmall and resize.
     """
     height, width = preprocessing.image_size
     if tuple(pixels.shape[1:]) == (height, width) and (preprocessing.crop in WHOLE or preprocessing.resize == 1):
         return pixels
-    from torchvision.transforms.v2 import functional
-
     if preprocessing.crop == "pad":
         scale = min(height / pixels.shape[1], width / pixels.shape[2])
         size = [max(round(pixels.shape[1] * scale), 1), max(round(pixels.shape[2] * scale), 1)]
         down, right = height - size[0], width - size[1]
-        bars = [right // 2, down // 2, right - right // 2, down - down // 2]  # left, top, right, bottom
-        return functional.pad(functional.resize(pixels, size, antialias=True), bars, fill=PAD_VALUE)
+        bars = [right // 2, right - right // 2, down // 2, down - down // 2]  # left, right, top, bottom
+        return torch.nn.functional.pad(_resized(pixels, size), bars, value=PAD_VALUE)
     if preprocessing.crop == "squash":
-        return functional.resize(pixels, [height, width], antialias=True)
+        return _resized(pixels, [height, width])
     larger = (height * preprocessing.resize, width * preprocessing.resize)
     if preprocessing.crop == "resmall":
         scale = max(larger[0] / pixels.shape[1], larger[1] / pixels.shape[2])
         larger = (pixels.shape[1] * scale, pixels.shape[2] * scale)
     size = [max(round(larger[0]), height), max(round(larger[1]), width)]
-    return functional.center_crop(functional.resize(pixels, size, antialias=True), [height, width])
+    if size[0] * size[1] > MAX_PIXELS:
+        shape = f"{pixels.shape[1]}x{pixels.shape[2]} pixels"
+        raise ValueError(f"not a usable image ({shape} is too long and narrow for the crop {preprocessing.crop})")
+    top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
+    return _resized(pixels, size)[:, top : top + height, left : left + width]
+
+
+def _resized(pixels: Tensor, size: list[int]) -> Tensor:
+    """uint8 [c, H, W] -> uint8 [c, *size]; what torchvision's v2 resize gives, without seconds of importing it."""
+    if list(pixels.shape[1:]) == size:
+        return pixels
+    return torch.nn.functional.interpolate(pixels[None], size=size, mode="bilinear", antialias=True)[0]
 
 
 class TrainTransform:
@@ -58,7 +74,7 @@ class TrainTransform:
     stronger ones at the same magnitude (its scale ends at 10), and applies each with a probability of its own.
     """
 
-    def __init__(self, config: Augment, preprocessing: Preprocessing):
+    def __init__(self, config: "Augment", preprocessing: Preprocessing):
         from torchvision.transforms import v2
 
         size = list(preprocessing.image_size)

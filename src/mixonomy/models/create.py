@@ -1,16 +1,18 @@
 """Builds a model from a name and, where wanted, sizes of one's own."""
 
 import difflib
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from torch import nn
 
-from mixonomy import recipe
 from mixonomy.models.info import ModelInfo, set_info
 from mixonomy.models.mixer import SPECS, Mixer, MixerSize
 from mixonomy.nn.init import Init
 from mixonomy.nn.mlp import Gelu
 from mixonomy.preprocessing import Preprocessing
+
+if TYPE_CHECKING:  # pydantic, which prediction does without
+    from mixonomy import recipe
 
 SIZES = tuple(MixerSize.__dataclass_fields__)
 
@@ -98,7 +100,9 @@ def create(
     return model
 
 
-def create_from(config: recipe.Model, *, num_classes: int, image_size: tuple[int, int], in_channels: int) -> nn.Module:
+def create_from(
+    config: "recipe.Model", *, num_classes: int, image_size: tuple[int, int], in_channels: int
+) -> nn.Module:
     """The model that a recipe describes."""
     return create(num_classes=num_classes, image_size=image_size, in_channels=in_channels, **config.model_dump())
 
