@@ -90,7 +90,7 @@ def test_planted_errors_are_found_where_the_model_knows_the_classes():
 def test_several_labels_are_checked_class_by_class():
     rng = np.random.default_rng(0)
     labels = rng.random((300, 3)) < 0.4
-    probs = np.where(labels, 0.9, 0.1) + rng.normal(size=labels.shape) * 0.02
+    probs = np.where(labels, 0.9, 0.1)
     labels[5, 1], labels[9, 2] = ~labels[5, 1], ~labels[9, 2]
     found = multilabel_suspects(probs, labels, np.arange(300) + 1000)
     at = {(row["index"], row["class"]): row for row in found}
