@@ -114,12 +114,13 @@ def test_scores_store_how_many_were_found_and_list_the_first():
     n = 2 * NUM_LISTED + 5
     probs = torch.tensor([[0.95, 0.05]] * n + [[0.02, 0.98]] * n, dtype=torch.float64)
     labels = torch.cat([torch.zeros(n, dtype=torch.int64), torch.ones(n, dtype=torch.int64)])
-    labels[: NUM_LISTED + 3] = 1  # wrong in a third of class 1, whose threshold falls with them
+    labels[: NUM_LISTED + 3] = 1  # wrong
+    probs[: NUM_LISTED + 3] = torch.tensor([0.97, 0.03], dtype=torch.float64)
     scored = Classification(2)
     scored.add(probs, labels, torch.arange(2 * n) + 7)
     errors = scored.to_dict()["label_errors"]
     assert errors["found"] == NUM_LISTED + 3 and len(errors["listed"]) == NUM_LISTED
-    assert errors["listed"][0] == {"index": 7, "label": 1, "suggested": 0, "prob": 0.95, "label_prob": 0.05}
+    assert errors["listed"][0] == {"index": 7, "label": 1, "suggested": 0, "prob": 0.97, "label_prob": 0.03}
 
 
 def test_several_labels_store_the_place_in_the_split():

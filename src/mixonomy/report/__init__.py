@@ -1,5 +1,7 @@
-"""Reports: rows to tables, plots, and one HTML page for a run."""
+"""Reports: one HTML page for a run, what to do next, and tables for a terminal."""
 
+from mixonomy.report.advice import Advice, advise
+from mixonomy.report.finished import FinishedRun, read_finished
 from mixonomy.report.page import write_report
 
-__all__ = ["write_report"]
+__all__ = ["Advice", "FinishedRun", "advise", "read_finished", "write_report"]
