@@ -15,10 +15,10 @@ from mixonomy.report.intervals import Z95, wilson_interval
 
 MAX_ADVICE = 5
 CHANCE_MAP = 0.05  # mean average precision above that of guessing, below which nothing was learned
-CREDIBLE = 0.7  # headline score from which a model's suspicion of a label is worth a look
+CREDIBLE = 0.9  # top-1, or micro F1, from which a model's suspicion of a label is worth a look; see docs/report.md
 EARLY = 0.6  # share of the steps before which the best validation score comes early
 LOSS_RISE = 1.1  # of the validation loss from its lowest point to the end: overfitting
-LOSS_FALL = 0.97  # of the validation loss from the last but one fifth of the evaluations to the last: improving
+LOSS_FALL = 0.9  # of the validation loss from the middle of the run to its end: improving
 GOOD_ENOUGH = 0.97  # headline score from which longer training is not worth a word
 MIN_EVALUATIONS = 5  # fewer make no curve
 MAP_NOISE = 0.01  # of mean average precision, for which there is no simple formula
@@ -82,20 +82,15 @@ def images_left_out(run: FinishedRun) -> Advice | None:
 
 def label_errors(run: FinishedRun) -> Advice | None:
     """Held-out images whose label is probably wrong, of a model good enough to be asked."""
-    if run.score < CREDIBLE:
-        return None
     names = {"test": "test", "val": "validation"}
     found = {names[split]: errors["found"] for split, errors in run.label_errors().items() if errors["found"]}
-    if not found:
+    if not found or not run.judges_labels(CREDIBLE):
         return None
     counts = " and ".join(f"{count:,} {name}" for name, count in found.items())
-    total = sum(found.values())
-    what = (
-        ("label looks" if total == 1 else "labels look")
-        if not run.is_multilabel
-        else ("answer in the labels looks" if total == 1 else "answers in the labels look")
+    what = "label is" if sum(found.values()) == 1 else "labels are"
+    return Advice(
+        f"{counts} {what} likely wrong: look at them and correct what is, since it limits every score.", "labels"
     )
-    return Advice(f"{counts} {what} wrong. See whether they are, and correct them: they limit every score.", "labels")
 
 
 def overfitting(run: FinishedRun) -> Advice | None:
@@ -121,19 +116,22 @@ def overfitting(run: FinishedRun) -> Advice | None:
 
 
 def still_improving(run: FinishedRun) -> Advice | None:
-    """The validation loss was still falling at the end."""
+    """The validation loss fell until the end.
+
+    From the middle to the end, not over the last steps: a learning rate that goes to zero flattens any curve there.
+    """
     curve = [value for _, value in run.validation("nll")]
     if len(curve) < MIN_EVALUATIONS or run.score >= GOOD_ENOUGH or run.result["steps"] < run.planned_steps:
         return None
-    part = max(len(curve) // 5, 1)
-    before, end = fmean(curve[-2 * part : -part]), fmean(curve[-part:])
+    fifth = len(curve) // 5
+    before, end = fmean(curve[2 * fifth : 3 * fifth]), fmean(curve[-fifth:])
     if end > LOSS_FALL * before:
         return None
     amount, unit = parse(run.recipe.duration)
     longer = f"--epochs {2 * amount:g}" if unit == "epoch" else f'--duration "{2 * amount:g} {unit}s"'
     return Advice(
-        f"Still improving at the end: the validation loss fell from {before:.3f} to {end:.3f} over the last fifth of "
-        f"the run. Train longer, such as {longer}.",
+        f"Not finished learning: the validation loss fell from {before:.3f} in the middle of the run to {end:.3f} at "
+        f"its end. Train longer, such as {longer}.",
         "curves",
     )
 
@@ -224,7 +222,7 @@ def stopped_early(run: FinishedRun) -> Advice | None:
         return None
     return Advice(
         f"Stopped early at step {steps:,} of {planned:,}, before the learning rate had come down. A run planned to "
-        f'end there (--duration "{steps} steps") often scores better.',
+        f'end there (--duration "{steps} steps") lets it come down.',
         "curves",
     )
 
@@ -269,9 +267,9 @@ def small_validation(run: FinishedRun) -> Advice | None:
 
 RULES: Sequence[Callable[[FinishedRun], Advice | None]] = (
     images_left_out,
-    label_errors,
     overfitting,
     still_improving,
+    label_errors,
     few_images,
     imbalance,
     confusions,
@@ -280,7 +278,7 @@ RULES: Sequence[Callable[[FinishedRun], Advice | None]] = (
     early_best,
     small_validation,
 )
-"""Most useful first: what is wrong with the data, then how long to train, then single classes, then finer points."""
+"""Most useful first: what was lost, how long and how hard to train, labels, single classes, finer points."""
 
 AT_CHANCE_RULES = (chance_level, images_left_out, few_images)
 """Of a model that has learned nothing, most rules would read noise."""

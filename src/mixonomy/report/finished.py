@@ -66,6 +66,10 @@ class FinishedRun:
         errors = {"test": self.test["label_errors"], "val": self.test.get("val_label_errors")}
         return {split: found for split, found in errors.items() if found is not None}
 
+    def judges_labels(self, least: float) -> bool:
+        """Whether the model agrees with so large a share of the labels that its doubts about the others count."""
+        return self.result["micro_f1" if self.is_multilabel else "top1"] >= least
+
     @property
     def train_losses(self) -> list[tuple[int, float]]:
         """(step, mean training loss of the steps since the row before), with all that the recipe adds to the loss."""

@@ -137,7 +137,7 @@ def pair_table(rows: Iterable[tuple[str, str, Sequence[tuple[str, str, Picture |
 
     def side(text: str, count: str, picture: Picture | None) -> str:
         image = "" if picture is None else _image(picture)
-        return f'<td><div class="side">{image}<span>{escape(text)}<b>{escape(count)}</b></span></div></td>'
+        return f'<td><div class="side">{image}<span>{escape(text)}<br><b>{escape(count)}</b></span></div></td>'
 
     body = "".join(
         f'<tr>{"".join(side(*each) for each in sides)}<td class="number">{escape(total)}</td>'

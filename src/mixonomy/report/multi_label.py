@@ -40,10 +40,12 @@ def sections(run: FinishedRun, pictures: RunPictures | str) -> dict[str, str]:
 
 def mistake_card(picture: markup.Picture, mistake: dict[str, Any], names: Sequence[str]) -> markup.Card:
     """A class that was missed, or that was seen and is not there."""
-    name, label = names[mistake["class"]], shared.label_text(names, mistake["label"])
+    name, prob = names[int(mistake["class"])], f"{mistake['prob']:.1%}"
+    label = shared.label_text(names, mistake["label"])
     if mistake["is_label"]:
-        return picture, (("missed", name, f"({mistake['prob']:.1%})"), ("label:", "", label))
-    return picture, (("model:", name, f"{mistake['prob']:.1%}"), ("label says", "not", name), ("label:", "", label))
+        return picture, (("missed", name, f"({prob})"), ("label:", "", label))
+    others = f"label: {label}," if mistake["label"] else "label:"
+    return picture, (("model:", name, prob), (others, f"not {name}", ""))
 
 
 def suspect_card(picture: markup.Picture, suspect: dict[str, Any], names: Sequence[str]) -> markup.Card:
@@ -51,6 +53,6 @@ def suspect_card(picture: markup.Picture, suspect: dict[str, Any], names: Sequen
     what = "probably not" if suspect["is_label"] else "probably also"
     return picture, (
         ("label:", "", shared.label_text(names, suspect["label"])),
-        (what, names[suspect["class"]], f"({suspect['prob']:.1%})"),
+        (what, names[int(suspect["class"])], f"({suspect['prob']:.1%})"),
         ("", "", suspect["name"]),
     )

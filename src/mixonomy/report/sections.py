@@ -129,16 +129,15 @@ def label_errors(run: FinishedRun, pictures: RunPictures | str, card: MakeCard) 
             "(Northcutt et al. 2021): the model is as sure of the opposite as it usually is where that is the label. "
         )
     about += "Only held-out images are judged: of training images a model may have memorised the wrong label."
-    if run.score < CREDIBLE:
-        about += " This model is not good enough to be trusted here: many of these are its own mistakes."
+    if not run.judges_labels(CREDIBLE):
+        about += " This model is not good enough to be trusted here: most of these are its own mistakes."
     parts = [markup.paragraph(about)]
     for split, errors in run.label_errors().items():
         listed = errors["listed"]
-        what = "test" if split == "test" else "validation"
-        unit = "answers about" if run.is_multilabel else "labels of"
-        found = f"{errors['found']:,} {unit} {run.num_val if split == 'val' else run.result['n']:,} images"
+        name, count = ("Validation", run.num_val) if split == "val" else ("Test", run.result["n"])
         shown = f"; the first {len(listed):,}" if errors["found"] > len(listed) else ""
-        parts.append(f"<h3>{what.capitalize()}: {found}{shown}</h3>")
+        unit = "class labels" if run.is_multilabel else "labels"
+        parts.append(f"<h3>{name}: {errors['found']:,} {unit} of {count:,} images{shown}</h3>")
         if isinstance(pictures, str):
             parts.append(markup.paragraph(pictures))
         elif listed:

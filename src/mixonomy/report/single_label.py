@@ -54,15 +54,15 @@ def sections(run: FinishedRun, pictures: RunPictures | str) -> dict[str, str]:
 
 def mistake_card(picture: markup.Picture, mistake: dict[str, Any], names: Sequence[str]) -> markup.Card:
     """A wrong prediction."""
-    predicted, label = names[mistake["predicted"]], names[mistake["label"]]
+    predicted, label = names[int(mistake["predicted"])], names[int(mistake["label"])]
     return picture, (("saw", predicted, f"({mistake['prob']:.1%})"), ("is", label, f"({mistake['label_prob']:.1%})"))
 
 
 def suspect_card(picture: markup.Picture, suspect: dict[str, Any], names: Sequence[str]) -> markup.Card:
     """A label that is probably wrong."""
     return picture, (
-        ("labelled", names[suspect["label"]], f"({suspect['label_prob']:.1%})"),
-        ("probably", names[suspect["suggested"]], f"({suspect['prob']:.1%})"),
+        ("labelled", names[int(suspect["label"])], f"({suspect['label_prob']:.1%})"),
+        ("probably", names[int(suspect["suggested"])], f"({suspect['prob']:.1%})"),
         ("", "", suspect["name"]),
     )
 
@@ -119,7 +119,7 @@ def _confusion(run: FinishedRun, pictures: RunPictures | str) -> str:
     for pair, shown in zip(pairs, examples, strict=True):
         first, second = (names[k] for k in pair["classes"])
         sides = [
-            (f"{a} seen as {b}", f"{count:,}", picture)
+            (f"{a} seen as {b}", "1 image" if count == 1 else f"{count:,} images", picture)
             for (a, b), count, picture in zip(((first, second), (second, first)), pair["counts"], shown, strict=True)
         ]
         rows.append((f"{sum(pair['counts']):,}", f"{sum(pair['counts']) / pair['n']:.1%}", sides))
