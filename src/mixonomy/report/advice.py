@@ -15,7 +15,7 @@ from mixonomy.report.intervals import Z95, wilson_interval
 
 MAX_ADVICE = 5
 CHANCE_MAP = 0.05  # mean average precision above that of guessing, below which nothing was learned
-CREDIBLE = 0.9  # top-1, or micro F1, from which a model's suspicion of a label is worth a look; see docs/report.md
+CREDIBLE = 0.85  # top-1, or micro F1, from which a model's suspicion of a label is worth a look; see docs/report.md
 EARLY = 0.6  # share of the steps before which the best validation score comes early
 LOSS_RISE = 1.1  # of the validation loss from its lowest point to the end: overfitting
 LOSS_FALL = 0.9  # of the validation loss from the middle of the run to its end: improving
@@ -87,9 +87,11 @@ def label_errors(run: FinishedRun) -> Advice | None:
     if not found or not run.judges_labels(CREDIBLE):
         return None
     counts = " and ".join(f"{count:,} {name}" for name, count in found.items())
-    what = "label is" if sum(found.values()) == 1 else "labels are"
+    what = "label" if sum(found.values()) == 1 else "labels"
     return Advice(
-        f"{counts} {what} likely wrong: look at them and correct what is, since it limits every score.", "labels"
+        f"{counts} {what} may be wrong: the model is as sure of another answer as it usually is where that is the "
+        f"label. Look at them, and correct those that are; wrong labels limit every score.",
+        "labels",
     )
 
 

@@ -73,9 +73,9 @@ def curves(run: FinishedRun) -> str:
     val = plots.validation_plot(
         ([step * epochs_per_step for step, _ in scored], [value for _, value in scored]),
         None if best is None else best * epochs_per_step,
-        name,
+        "mAP" if run.is_multilabel else name,
     )
-    caption = f"{name[0].upper()}{name[1:]} on {run.num_val:,} validation images. {kept}"
+    caption = f"{name.capitalize()} on {run.num_val:,} validation images. {kept}"
     return markup.section(
         "curves", "Learning curves", f'<div class="plots">{loss}{markup.figure(val, caption)}{lr}</div>'
     )
