@@ -154,7 +154,7 @@ def test_planted_errors_are_found_by_a_model_that_was_trained_on_such_labels(tmp
     wrong = {name for name in held_out if name.endswith("w")}
     right = len(found & wrong)
     assert len(wrong) > 20
-    assert right / len(found) > 0.65 and right / len(wrong) > 0.55  # over three seeds 0.71 to 1.00 and 0.50 to 0.83
+    assert right / len(found) > 0.65 and right / len(wrong) > 0.55
 
 
 def _digits_with_wrong_labels(folder: Path, *, share: float) -> Path:

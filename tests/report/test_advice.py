@@ -205,6 +205,12 @@ def test_at_most_five_are_given_in_the_order_of_their_use():
     assert all(text.startswith(start) for text, start in zip(texts, starts, strict=True))
 
 
+@pytest.mark.parametrize(("augment", "expected"), [({}, True), ({"mixup": 0.5}, False), ({"cutmix_prob": 0.5}, False)])
+def test_mixup_is_advised_only_where_images_are_not_mixed_yet(augment, expected):
+    found = advice.overfitting(finished(curve=EARLY_PEAK, augment=augment))
+    assert found is not None and ("--augment.mixup" in found.text) == expected
+
+
 def test_of_a_model_that_guesses_nothing_finer_is_said():
     run = finished(result={"top1": 0.33}, confidence=0.9, test={"confused_pairs": [pair(200, 300, 1000)]})
     (only,) = advise(run)

@@ -324,6 +324,7 @@ def test_images_that_could_not_be_read_are_no_training_pictures(run, page):
     _edit(run.path / "result.json", lambda result: result.update(bad_images=bad))
     shown = Page(write_report(run))
     assert "1 image could not be read" in shown.section("next").text
+    assert ["images left out", f"{first}: no image"] in shown.section("environment").rows
     assert len(shown.pixels()) == len(page.pixels()) and shown.source != page.source
 
 

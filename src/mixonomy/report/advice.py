@@ -107,11 +107,13 @@ def overfitting(run: FinishedRun) -> Advice | None:
         is_worse = end < best - _noise(run) if measure == run.headline else end > LOSS_RISE * best
         if best_step > EARLY * steps or not is_worse or not _train_loss_falls(run, best_step):
             continue
+        is_mixed = run.recipe.augment.mixup or run.recipe.augment.cutmix_prob
+        mixing = "" if is_mixed else " (--augment.mixup 0.2)"
         shown = (_percent(best), _percent(end)) if measure == run.headline else (f"{best:.3f}", f"{end:.3f}")
         return Advice(
             f"Overfitting: validation {_name(measure)} was best at step {best_step:,} of {steps:,} ({shown[0]}) and "
             f"ends at {shown[1]}, while the training loss went on falling. More images help most; then stronger "
-            f"augmentation (--augment.mixup 0.2), more --optim.weight-decay, or a smaller model.",
+            f"augmentation{mixing}, more --optim.weight-decay, or a smaller model.",
             "curves",
         )
     return None

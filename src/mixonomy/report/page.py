@@ -17,6 +17,7 @@ from mixonomy.runs import RunFolder
 
 # The browser itself refuses anything from outside, and scripts.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+BAD_IMAGES = 20  # that are named on the page
 CONTENTS = {
     "next": "What to do next",
     "curves": "Learning curves",
@@ -55,7 +56,7 @@ def write_report(folder: RunFolder, *, data_root: str | None = None) -> Path:
         "labels": sections.label_errors(run, pictures, own.suspect_card),
         "samples": sections.samples(run, pictures),
         "recipe": _recipe(run.recipe, is_own=run.result["model"] != run.recipe.model.name),
-        "environment": _environment(run.info),
+        "environment": _environment(run.info, run.result["bad_images"]),
     }
     title = f"{run.result['model']} on {run.result['data']}"
     write_atomically(folder.report, _page(title, own.headline(run), parts).encode())
@@ -101,8 +102,11 @@ def _text(value: Any) -> str:
     return "–" if value is None else value if isinstance(value, str) else json.dumps(value)
 
 
-def _environment(info: dict[str, Any]) -> str:
+def _environment(info: dict[str, Any], bad_images: list[dict[str, str]]) -> str:
     machine = info["machine"]
+    left_out = [f"{image['name']}: {image['error']}" for image in bad_images[:BAD_IMAGES]]
+    if len(bad_images) > BAD_IMAGES:
+        left_out.append(f"and {len(bad_images) - BAD_IMAGES:,} more, in result.json")
     rows = [
         ("command", info["command"] or "–"),
         ("started", info["started"]),
@@ -111,6 +115,7 @@ def _environment(info: dict[str, Any]) -> str:
         ("CPU", f"{machine['cpu']}, {machine['cores']} cores, {machine['threads']} threads"),
         *([("GPU", machine["gpu"])] if machine["gpu"] else []),
         ("system", machine["system"]),
+        *([("images left out", "; ".join(left_out))] if left_out else []),
         ("versions", ", ".join(f"{package} {version}" for package, version in info["versions"].items())),
     ]
     return markup.section("environment", "Environment", markup.table(("what", "value"), rows, num_texts=2))
