@@ -86,7 +86,38 @@ def muon(results: Path) -> str:
     return _table(header.split("|"), lines, right=(2, 3))
 
 
-TABLES: dict[str, Callable[[Path], str]] = {"recipes": recipes, "train": train, "muon": muon}
+def label_errors(results: Path) -> str:
+    """One line per share of wrong labels: how many of them were found; numbers of images are means over the seeds."""
+    rows = read(results / "label_errors.jsonl")
+    lines = []
+    for row in _newest(rows, "top1"):
+        same = _of_same_run(rows, row)
+        wrong, found, right = (same[metric]["value"] for metric in ("wrong", "found", "right"))
+        lines.append(
+            [
+                row["data"],
+                row["model"],
+                _percent(row),
+                f"{wrong:.1f}",
+                f"{found:.1f}",
+                f"{right:.1f}",
+                f"{right / found:.2f}" if found else "-",
+                f"{right / wrong:.2f}" if wrong else "-",
+                f"{row['n']}",
+                row["device"],
+                row["commit"] or "-",
+            ]
+        )
+    header = "data|model and length|top-1, %|wrong|listed|of them wrong|precision|recall|n|machine|commit"
+    return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6, 7))
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "recipes": recipes,
+    "train": train,
+    "muon": muon,
+    "label_errors": label_errors,
+}
 
 
 def rewritten(text: str, results: Path) -> str:

@@ -168,7 +168,7 @@ def test_loss_that_is_not_finite_stops_with_its_step_and_keeps_the_checkpoint(tm
 
     def spoilt(*args, **options):
         calls.append(None)
-        return original(*args, **options) * (float("nan") if len(calls) == 8 else 1.0)
+        return original(*args, **options) * (float("nan") if len(calls) == 2 + 8 else 1.0)  # two passes are timed first
 
     monkeypatch.setattr(train_state.optim, "classification_loss", spoilt)
     with pytest.raises(ValueError, match="the loss became nan at step 8"):
@@ -556,6 +556,7 @@ def test_bad_images_are_left_out_counted_and_named(path, workers, with_bad, tmp_
     assert result["n"] == 11 and sizes == [11] * 10  # none is replaced
     scored = json.loads((tmp_path / "run/test.json").read_text())
     assert all(mistake["name"] == f"test{mistake['index']}.jpg" for mistake in scored["worst"])
+    assert scored["train_counts"] == [4, 4, 4] and "calibration_before" not in scored
 
 
 @pytest.mark.parametrize("path", ["in memory", "decoded by workers"])
@@ -654,3 +655,17 @@ def test_balance_helps_the_rare_class(balance, tmp_path):
 def test_another_optimizer_brings_its_own_learning_rate():
     assert changed(load_recipe("cifar10"), optim={"name": "adamw"}).optim.lr is None
     assert changed(load_recipe("cifar10"), optim={"name": "adamw", "lr": 0.01}).optim.lr == 0.01
+
+
+def test_what_the_temperature_does_on_validation_data_is_kept(tmp_path):
+    result = train(tiny(), tmp_path / "run")
+    test = json.loads((tmp_path / "run/test.json").read_text())
+    before, after = test["calibration_before"], test["calibration_after"]
+    assert before["n"] == after["n"] == 143 and result["temperature"] != 1.0
+    last = [row for row in read_metrics(tmp_path / "run/metrics.jsonl") if row["step"] == result["best_step"]]
+    assert {name: last[-1][f"val/{name}"] for name in before} == pytest.approx(
+        before
+    )  # temperature 1, the kept weights
+    own = dict(evaluate(load(tmp_path / "run"), split="val").scores())
+    assert {name: own[name] for name in after} == pytest.approx(after)
+    assert len(test["train_counts"]) == 10 and sum(test["train_counts"]) == 1295

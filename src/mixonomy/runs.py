@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -157,6 +157,16 @@ def recipe_hash(recipe: "Recipe") -> str:
 def write_json(path: Path, content: Any) -> None:
     """Writes indented JSON, whole or not at all."""
     write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def with_names(found: Any, names: Sequence[str]) -> Any:
+    """The same lists and dictionaries, in which every record of an image, one with an "index", has its "name" too."""
+    if isinstance(found, list):
+        return [with_names(part, names) for part in found]
+    if not isinstance(found, dict):
+        return found
+    named = {key: with_names(part, names) for key, part in found.items()}
+    return {**named, "name": names[found["index"]]} if "index" in found else named
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ from mixonomy.evals import (
     fit_temperature,
     normalise,
     score,
+    tempered,
 )
 from mixonomy.models import load_weights
 from mixonomy.preprocessing import Preprocessing
@@ -172,16 +173,31 @@ class TrainState:
         into = MultiLabel(self.num_classes, self.thresholds) if self.is_multilabel else Classification(self.num_classes)
         return score(self.predictor(), images.batches(), into)
 
-    def calibrate(self, images: data.EvalData | None) -> None:
-        """Chooses the temperature, or the thresholds, on validation data; without it they are 1 and 0.5."""
+    def calibrate(self, images: data.EvalData | None) -> dict[str, Any]:
+        """Chooses the temperature, or the thresholds, on validation data; without it they are 1 and 0.5.
+
+        Returns:
+          For test.json, where there is validation data: val_label_errors, and where a temperature was chosen
+          calibration_before and calibration_after: nll, ece and n with temperature 1 and with the chosen one.
+        """
         self.thresholds = (0.5,) * self.num_classes if self.is_multilabel else ()
         if images is None:
-            return
-        probs, labels = collect(self.predictor(), images.batches())
+            return {}
+        probs, labels, indices = (torch.from_numpy(a) for a in collect(self.predictor(), images.batches(), len(images)))
         if self.is_multilabel:
-            self.thresholds = tuple(choose_thresholds(probs, labels))
-        else:
-            self.temperature = fit_temperature(probs, labels)
+            self.thresholds = tuple(choose_thresholds(probs.numpy(), labels.numpy()))
+            scored = MultiLabel(self.num_classes, self.thresholds)
+            scored.add(probs, labels, indices)
+            return {"val_label_errors": scored.to_dict()["label_errors"]}
+        self.temperature = fit_temperature(probs.numpy(), labels.numpy())
+        before, after = Classification(self.num_classes), Classification(self.num_classes)
+        before.add(probs, labels, indices)
+        after.add(torch.from_numpy(tempered(probs.numpy(), self.temperature)), labels, indices)
+        return {
+            "val_label_errors": after.to_dict()["label_errors"],
+            "calibration_before": before.sureness(),
+            "calibration_after": after.sureness(),
+        }
 
     def remember_best(self) -> None:
         """Keeps a copy of the weights that count."""

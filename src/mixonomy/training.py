@@ -208,7 +208,7 @@ def _train(
         said = f"no better validation score for {recipe.early_stop}"
         console.say(f"stopped early after step {progress.step:,} of {total:,}: {said}")
     state.take_best()
-    state.calibrate(val)
+    on_val = state.calibrate(val)
     info = replace(info_of(model), temperature=state.temperature, thresholds=state.thresholds)
     set_info(state.averaged, info)
     scored = state.evaluate(data.EvalData(plan.test, preprocessing, workers=workers, bad=setup.bad))
@@ -216,8 +216,11 @@ def _train(
     if setup.bad.errors:
         console.say(f"{len(setup.bad.errors):,} images could not be read and were left out; result.json names them.")
     save_model(state.averaged, folder.model)
-    worst = [{**mistake, "name": plan.test.names[mistake["index"]]} for mistake in scored.to_dict()["worst"]]
-    runs.write_json(folder.test, {**scored.to_dict(), "worst": worst, "split": plan.test_name})
+    tested = runs.with_names(scored.to_dict(), plan.test.names)
+    if plan.val is not None:
+        on_val = runs.with_names(on_val, plan.val.names)
+    about = {"split": plan.test_name, "train_counts": plan.train.counts(num_classes).tolist()}
+    runs.write_json(folder.test, {**tested, **on_val, **about})
     result = {
         **dict(scored.scores()),
         "split": plan.test_name,

@@ -110,3 +110,12 @@ def test_muon_row_says_how_many_times_faster_ours_is():
     seconds = {"torch.optim.Muon": [0.4, 0.4, 0.4], "ours": [0.1, 0.1, 0.1]}
     made = {(row["model"], row["metric"]): row["value"] for row in muon.rows_of(seconds, "cpu")}
     assert made["ours", "ratio_default"] == pytest.approx(4.0) and made["ours", "latency_ms"] == pytest.approx(100.0)
+
+
+@pytest.mark.slow
+def test_label_errors_counts_what_is_found_among_planted_ones(tmp_path):
+    options = ("--seeds", "0", "--shares", "0.2", "--duration", "4 epochs", "--results", str(tmp_path / "rows.jsonl"))
+    done = call(sys.executable, "benchmarks/label_errors.py", *options)
+    assert done.returncode == 0, done.stderr
+    values = {row["metric"]: row["value"] for row in rows.read(tmp_path / "rows.jsonl")}
+    assert 40 < values["wrong"] < 110 and 0 < values["right"] <= min(values["found"], values["wrong"])

@@ -91,5 +91,18 @@ def test_a_setting_without_a_number_keeps_its_line(tmp_path):
     assert "| cifar: timm, bf16 | random | - | - | - | - | - | 0 (not done after 1200 s) |" in tables.train(tmp_path)
 
 
+def test_label_errors_have_precision_and_recall_where_there_is_something_to_divide_by(tmp_path):
+    for data, (wrong, found, right) in {"5 % wrong": (20.0, 16.0, 12.0), "none wrong": (0.0, 0.0, 0.0)}.items():
+        numbers = {"top1": 0.9, "wrong": wrong, "found": found, "right": right}
+        about = {"study": "label_errors", "model": "mixer", "data": data, "unit": "x", "n": 3}
+        rows.append(
+            tmp_path / "label_errors.jsonl",
+            [make_row(WHERE, **about, metric=metric, value=value) for metric, value in numbers.items()],
+        )
+    lines = tables.label_errors(tmp_path).splitlines()
+    assert "| 5 % wrong | mixer | 90.00 | 20.0 | 16.0 | 12.0 | 0.75 | 0.60 | 3 |" in lines[2]
+    assert "| none wrong | mixer | 90.00 | 0.0 | 0.0 | 0.0 | - | - | 3 |" in lines[3]
+
+
 def test_the_tables_of_this_repository_are_up_to_date(monkeypatch, capsys):
     assert run(monkeypatch, "--check") == 0, capsys.readouterr().out

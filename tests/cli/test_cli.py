@@ -92,6 +92,55 @@ def test_eval_prints_what_training_printed(run, capsys):
     assert call(capsys, "eval", str(run), "--split", "val", "--json")[1] != out
 
 
+def test_train_ends_with_what_to_do_next(run, capsys):
+    from mixonomy.report import advise, read_finished
+    from mixonomy.runs import RunFolder
+
+    expected = [advice.text for advice in advise(read_finished(RunFolder(run)))]
+    status, out, _ = call(capsys, "train", *SMALL, "--duration", "30 steps", "--out", str(run))
+    lines = out.splitlines()
+    assert status == 0 and expected
+    assert lines[lines.index("what to do next:") + 1 :] == [f"{i}. {text}" for i, text in enumerate(expected, start=1)]
+
+
+def write_digits(folder: Path, *, num_images: int, is_multilabel: bool) -> Path:
+    """A CSV of digits, labelled by themselves or as odd, prime, both or neither."""
+    from mixonomy.data import open_source
+
+    train, lines = open_source("digits").splits["train"], ["path,label"]
+    for i in range(num_images):
+        digit = int(train.labels[i])
+        (folder / f"{i}.png").write_bytes(bytes(train.images[i]))
+        several = ";".join(["odd"] * (digit % 2) + ["prime"] * (digit in (2, 3, 5, 7)))
+        lines.append(f"{i}.png,{several if is_multilabel else digit}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    return folder / "labels.csv"
+
+
+def test_eval_stops_at_a_bad_image_or_leaves_it_out(run, tmp_path, capsys):
+    labels = write_digits(tmp_path, num_images=40, is_multilabel=False)
+    command = ["eval", str(run), "--data", str(labels), "--split", "train", "--json"]
+    n = json.loads(call(capsys, *command)[1])["n"]
+    (tmp_path / "3.png").write_bytes(b"no image")
+    status, _, err = call(capsys, *command)
+    assert status == 1 and "'3.png': not a readable image" in err and len(err.strip().splitlines()) == 1
+    status, out, err = call(capsys, *command, "--on-bad-image", "skip")
+    assert status == 0 and json.loads(out)["n"] == n - 1, err
+
+
+def test_several_labels_are_trained_and_scored_with_their_own_measures(tmp_path, capsys):
+    labels, out = write_digits(tmp_path, num_images=200, is_multilabel=True), tmp_path / "run"
+    command = ("train", "--recipe", "digits", "--data", str(labels), *SMALL, "--label-smoothing", "0")
+    status, printed, err = call(capsys, *command, "--duration", "10 steps", "--out", str(out))
+    assert status == 0, err
+    assert printed.startswith("mean average precision ") and (out / "report.html").is_file()
+    status, printed, _ = call(capsys, "eval", str(out))
+    lines = [line.split() for line in printed.splitlines()]
+    assert status == 0 and [line[0] for line in lines[:6]] == ["map", "micro_f1", "macro_f1", "exact", "nll", "n"]
+    assert lines[6] == ["class", "ap", "threshold", "precision", "recall", "f1", "n"]
+    assert [line[0] for line in lines[7:]] == ["odd", "prime"]
+
+
 def test_predict_names_classes_and_exits_with_one_for_a_bad_file(run, digit, tmp_path, capsys):
     bad = tmp_path / "text.jpg"
     bad.write_text("no image")

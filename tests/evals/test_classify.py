@@ -174,3 +174,18 @@ def test_two_classes_of_one_name_cannot_be_matched():
         map_classes(("crane", "x", "crane"), ("x", "crane"))
     with pytest.raises(ValueError, match="the data has two classes named 'crane'"):
         map_classes(("crane", "x"), ("x", "crane", "crane"))
+
+
+def test_confused_pairs_join_both_directions_and_name_an_example_of_each():
+    labels = torch.tensor([0, 0, 0, 1, 1, 2, 2])
+    predicted = torch.tensor([1, 1, 0, 0, 1, 0, 2])
+    sure = torch.tensor([0.6, 0.9, 0.8, 0.7, 0.8, 0.6, 0.8], dtype=torch.float64)
+    probs = ((1 - sure) / 2)[:, None].repeat(1, 3)
+    probs[torch.arange(7), predicted] = sure
+    scored = Classification(3)
+    scored.add(probs, labels)
+    first, second = scored.confused_pairs()
+    assert (first["classes"], first["counts"], first["n"]) == ([0, 1], [2, 1], 5)
+    assert [example["index"] for example in first["examples"]] == [1, 3]  # of two, the more confident
+    assert (second["classes"], second["counts"], second["n"]) == ([0, 2], [0, 1], 5)
+    assert second["examples"][0] is None and second["examples"][1]["index"] == 5

@@ -1,16 +1,15 @@
 """The report says what the run's files say, needs nothing from outside, and shows the right pictures."""
 
-import base64
 import io
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from report_page import Page, decoded
 from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy.stats import binomtest
@@ -20,7 +19,7 @@ from mixonomy.data import open_source, plan_splits
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.recipe import Augment, changed
 from mixonomy.recipes import load_recipe
-from mixonomy.report import plots, write_report
+from mixonomy.report import advise, plots, read_finished, write_report
 from mixonomy.report.intervals import wilson_interval
 from mixonomy.report.pictures import training_pictures
 from mixonomy.runs import RunFolder
@@ -43,40 +42,6 @@ HOSTILE = [
 ]
 
 
-class Page(HTMLParser):
-    """What is on a page: tags with attributes, the text, and the rows of the tables."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.source = path.read_text(encoding="utf-8")
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.words: list[str] = []
-        self.rows: list[list[str]] = []
-        self.in_cell = False
-        self.feed(self.source)
-        self.text = " ".join(self.words)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag == "tr":
-            self.rows.append([])
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-            self.in_cell = True
-
-    def handle_endtag(self, tag):
-        self.in_cell = self.in_cell and tag not in ("td", "th")
-
-    def handle_data(self, data):
-        self.words.append(data.strip())
-        if self.in_cell:
-            self.rows[-1][-1] += data
-
-    def pixels(self) -> list[np.ndarray]:
-        """The images of the page, decoded by Pillow."""
-        return [_pixels(attrs["src"] or "") for tag, attrs in self.tags if tag == "img"]
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """A finished run of forty steps on the digits."""
@@ -93,10 +58,6 @@ def run(finished, tmp_path) -> RunFolder:
 def page(finished) -> Page:
     """The page that training wrote."""
     return Page(finished / "report.html")
-
-
-def _pixels(uri: str) -> np.ndarray:
-    return np.array(Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,")))))
 
 
 def _edit(path: Path, change) -> None:
@@ -154,13 +115,18 @@ def test_heat_map_holds_the_counts_of_the_confusion_matrix(finished, page):
     assert shown == confusion
 
 
-def test_most_frequent_confusions_are_the_largest_entries_off_the_diagonal(finished, page):
-    confusion = json.loads((finished / "test.json").read_text())["confusion"]
-    start = page.rows.index(["true", "predicted", "images", "of the class"]) + 1
-    expected = sorted((confusion[i][j] for i in range(10) for j in range(10) if i != j), reverse=True)[:10]
-    rows = page.rows[start : start + len([count for count in expected if count])]
-    assert [int(row[2]) for row in rows] == [count for count in expected if count]
-    assert all(confusion[int(true)][int(predicted)] == int(count) for true, predicted, count, _ in rows)
+def test_confused_pairs_show_both_directions_by_the_counts_of_the_confusion_matrix(finished, page):
+    confusion = np.array(json.loads((finished / "test.json").read_text())["confusion"])
+    start = page.rows.index(["true and predicted", "images", "of both classes"]) + 1
+    both = sorted(np.triu(confusion + confusion.T, 1).ravel().tolist(), reverse=True)[:10]
+    rows = page.rows[start : start + len([total for total in both if total])]
+    assert [int(row[2]) for row in rows] == [total for total in both if total]
+    for forth, back, total, share in rows:
+        i, j = int(forth[0]), int(forth[len("0 seen as ")])
+        for side, first, second in ((forth, i, j), (back, j, i)):
+            count = confusion[first, second]
+            assert side == f"{first} seen as {second}" + ("1 image" if count == 1 else f"{count} images")
+        assert share == f"{int(total) / (confusion[i].sum() + confusion[j].sum()):.1%}"
 
 
 def test_every_field_of_the_recipe_is_listed(page):
@@ -204,9 +170,18 @@ def test_mistakes_are_shown_by_their_own_pixels(finished, page):
     worst = json.loads((finished / "test.json").read_text())["worst"]
     images = open_source("digits").splits["test"].images
     expected = [np.array(Image.open(io.BytesIO(bytes(images[mistake["index"]])))) for mistake in worst]
-    for shown, pixels in zip(page.pixels(), expected, strict=False):
-        np.testing.assert_array_equal(shown, pixels)
-    assert len(page.pixels()) == len(worst) + 6 * 7
+    shown = page.section("mistakes").pixels()
+    assert len(shown) == len(worst) > 0
+    for picture, pixels in zip(shown, expected, strict=True):
+        np.testing.assert_array_equal(picture, pixels)
+
+
+def test_every_kind_of_picture_is_there(finished, page):
+    test = json.loads((finished / "test.json").read_text())
+    examples = [one for pair in test["confused_pairs"] for one in pair["examples"] if one]
+    listed = test["label_errors"]["listed"] + test["val_label_errors"]["listed"]
+    assert examples and listed
+    assert len(page.pixels()) == len(test["worst"]) + len(examples) + len(listed) + 6 * 7
 
 
 @pytest.mark.parametrize(
@@ -230,11 +205,11 @@ def test_mistakes_are_shown_by_their_own_pixels(finished, page):
 def test_training_pictures_are_what_the_recipe_makes_of_the_plain_image(augment, explains):
     train = plan_splits(open_source("digits"), 0.1).train
     rows = training_pictures(train, changed(RECIPE, augment=augment.model_dump()), DIGITS)
-    plain = [_pixels(pictures[0].uri) for _, pictures in rows]
+    plain = [decoded(pictures[0].uri) for _, pictures in rows]
     assert len(rows) == 6
     for own, (_, pictures) in zip(plain, rows, strict=True):
         assert len(pictures) == 7
-        assert all(explains(_pixels(picture.uri), own, plain) for picture in pictures[1:])
+        assert all(explains(decoded(picture.uri), own, plain) for picture in pictures[1:])
 
 
 def _is_mixture(shown: np.ndarray, plain: np.ndarray, other: np.ndarray) -> bool:
@@ -249,14 +224,18 @@ def _is_mixture(shown: np.ndarray, plain: np.ndarray, other: np.ndarray) -> bool
 def test_a_run_without_mistakes_or_validation_data_says_so(run):
     def perfect(test):
         n = sum(map(sum, test["confusion"]))
-        test.update(top1=1.0, worst=[], confusion=np.diag([n // 10] * 10).tolist())
+        test.update(top1=1.0, worst=[], confused_pairs=[], confusion=np.diag([n // 10] * 10).tolist())
+        for key in ("calibration_before", "calibration_after", "val_label_errors"):
+            del test[key]
 
     _edit(run.test, perfect)
     rows = [line for line in run.metrics.read_text().splitlines() if "val/top1" not in line]
     run.metrics.write_text("\n".join(rows))
     page = Page(write_report(run))
     assert page.text.count("No image was classified wrongly.") == 2
-    assert "Nothing was held out for validation" in page.text
+    assert "Nothing was held out for validation" in page.section("curves").text
+    assert "the probabilities are as the model gave them" in page.section("calibration").text
+    assert "Nothing was held out for validation" in page.section("next").text
 
 
 def test_unfinished_run_is_refused_in_one_sentence(run):
@@ -278,6 +257,7 @@ def test_missing_data_costs_the_pictures_only(run, page):
     assert "No pictures: no data set '/nowhere/at_all'" in poorer.text
     assert poorer.pixels() == []
     assert len(poorer.rows) == len(page.rows) - 7
+    assert len(re.findall("No pictures: ", poorer.source)) == 4  # mistakes, label errors of two splits, samples
 
 
 def test_pictures_of_other_data_are_not_shown(run):
@@ -297,6 +277,55 @@ def test_reliability_plot_draws_a_dot_for_each_bin_that_has_images():
     more = plots.reliability_plot([2, 4, 9], [1, 3, 9], [0.4, 2.0, 8.5])
     dot = r'<use xlink:href="#\w+" [^>]*style="fill: var\(--accent\); stroke: var\(--accent\)"'
     assert [len(re.findall(dot, svg)) for svg in (few, more)] == [1, 3]
+
+
+def test_calibration_says_what_the_temperature_did_on_validation_images(finished, page):
+    test, result = (json.loads((finished / f"{name}.json").read_text()) for name in ("test", "result"))
+    before, after = test["calibration_before"], test["calibration_after"]
+    assert before["n"] == after["n"] == 143 and after["nll"] < before["nll"]
+    section = page.section("calibration")
+    assert f"A temperature of {result['temperature']:.3f} is built in" in section.text
+    assert section.rows[1:] == [
+        ["negative log-likelihood (NLL)", f"{before['nll']:.4f}", f"{after['nll']:.4f}"],
+        ["expected calibration error", f"{before['ece']:.2%}", f"{after['ece']:.2%}"],
+    ]
+
+
+def test_likely_label_errors_are_listed_split_by_split_with_their_file(finished, page):
+    test = json.loads((finished / "test.json").read_text())
+    section = page.section("labels")
+    for name, key, n in (("Test", "label_errors", 359), ("Validation", "val_label_errors", 143)):
+        found, listed = test[key]["found"], test[key]["listed"]
+        assert f"{name}: {found} labels of {n} images" in section.text
+        assert listed and all(one["name"] in section.text for one in listed)
+    plan = plan_splits(open_source("digits"), 0.1)
+    assert plan.val is not None
+    for split, key in ((plan.test, "label_errors"), (plan.val, "val_label_errors")):
+        assert all(split.names[one["index"]] == one["name"] for one in test[key]["listed"])
+    assert "not good enough to be trusted here" in section.text
+
+
+def test_the_page_begins_with_what_to_do_next(run, page):
+    texts = [advice.text for advice in advise(read_finished(run))]
+    section = page.section("next")
+    assert texts and all(text in section.text for text in texts)
+    assert page.source.index('id="next"') < page.source.index('id="curves"')
+
+
+def test_a_run_of_an_earlier_version_is_refused_in_one_sentence(run):
+    _edit(run.test, lambda test: test.pop("train_counts"))
+    with pytest.raises(ValueError, match="was written by an earlier version"):
+        write_report(run)
+
+
+def test_images_that_could_not_be_read_are_no_training_pictures(run, page):
+    first = plan_splits(open_source("digits"), 0.1).train.names[0]  # the first image of its class, so it is shown
+    bad = [{"name": first, "error": "no image"}]
+    _edit(run.path / "result.json", lambda result: result.update(bad_images=bad))
+    shown = Page(write_report(run))
+    assert "1 image could not be read" in shown.section("next").text
+    assert ["images left out", f"{first}: no image"] in shown.section("environment").rows
+    assert len(shown.pixels()) == len(page.pixels()) and shown.source != page.source
 
 
 @pytest.mark.slow

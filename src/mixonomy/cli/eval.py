@@ -12,7 +12,11 @@ from mixonomy.cli.arguments import parse
 
 @dataclass(frozen=True)
 class Eval:
-    """Scores a trained model: top-1, top-5, negative log-likelihood, calibration error, macro-F1 and per class."""
+    """Scores a trained model, as a whole and per class.
+
+    One label per image: top-1, top-5, negative log-likelihood (nll), calibration error (ece), macro-F1. Several: mean
+    average precision (map), micro- and macro-F1, share of images with exactly the right labels, nll.
+    """
 
     run: Positional[str]
     """A run folder, or a .safetensors or .npz file."""
@@ -22,6 +26,8 @@ class Eval:
     """Which part, as training divides it; test if not given (all of other data that have one part)."""
     data_root: str | None = None
     """Folder of the known data sets; $MIXONOMY_DATA if not given."""
+    on_bad_image: Literal["error", "skip"] = "error"
+    """What to do about images that cannot be read: stop, or leave them out."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     json: FlagCreatePairsOff[bool] = False
@@ -41,6 +47,7 @@ def main(argv: list[str]) -> int:
         model,
         options.data,
         split=options.split,
+        on_bad_image=options.on_bad_image,
         runtime=Runtime(device=options.device, data_root=options.data_root),
     )
     people = sys.stderr if options.json else sys.stdout

@@ -73,6 +73,8 @@ def main(argv: list[str]) -> int:
     from mixonomy import api
     from mixonomy.experiment import Runtime
     from mixonomy.progress import Console
+    from mixonomy.report import advise, read_finished
+    from mixonomy.runs import RunFolder
     from mixonomy.training import Interrupted
 
     out = options.out or api.default_out(options.fields)
@@ -87,11 +89,15 @@ def main(argv: list[str]) -> int:
         return 130
     result = run.result
     people = sys.stderr if options.json else sys.stdout
+    finished = read_finished(RunFolder(run.path))
+    headline = "top-1" if finished.headline == "top1" else "mean average precision"
     print(
-        f"top-1 {result['top1']:.2%} on {result['n']:,} {result['split']} images after {result['seconds']:.0f} s "
+        f"{headline} {finished.score:.2%} on {result['n']:,} {result['split']} images after {result['seconds']:.0f} s "
         f"of training ({result['images_per_s']:,.0f} images/s)\nreport: {run.path / 'report.html'}",
         file=people,
     )
+    for number, advice in enumerate(advise(finished), start=1):
+        print(f"{number}. {advice.text}" if number > 1 else f"what to do next:\n{number}. {advice.text}", file=people)
     if options.json:
         print(json.dumps(result))
     return 0

@@ -17,17 +17,23 @@ HALVINGS = 50
 
 
 def collect(
-    predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor, Tensor]]
-) -> tuple[NDArray[np.float64], NDArray[Any]]:
-    """Probabilities [N, K] and labels (int64 [N] or bool [N, K]) of the first `MAX_IMAGES` images."""
-    probs, labels, count = [], [], 0
-    for images, some, _ in batches:
-        probs.append(predict(images))
-        labels.append(some)
-        count += len(some)
-        if count >= MAX_IMAGES:
-            break
-    return torch.cat(probs).numpy(), torch.cat(labels).numpy()
+    predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor, Tensor]], total: int
+) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[np.int64]]:
+    """Probabilities [N, K], labels (int64 [N] or bool [N, K]) and indices [N] of at most `MAX_IMAGES` images.
+
+    Where there are more, of every k-th one: the first ones would be those of a few classes where images are sorted.
+
+    Args:
+      total: number of images in the split.
+    """
+    stride = -(-total // MAX_IMAGES)
+    kept = []
+    for images, labels, indices in batches:
+        chosen = indices % stride == 0
+        if chosen.any():
+            kept.append((predict(images[chosen]), labels[chosen], indices[chosen]))
+    probs, labels, indices = (torch.cat(parts).numpy() for parts in zip(*kept, strict=True))
+    return probs, labels, indices
 
 
 def fit_temperature(probs: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
@@ -55,6 +61,13 @@ def fit_temperature(probs: NDArray[np.float64], labels: NDArray[np.int64]) -> fl
         middle = (low * high) ** 0.5
         low, high = (middle, high) if slope(middle) > 0 else (low, middle)
     return 1.0 / (low * high) ** 0.5
+
+
+def tempered(probs: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+    """softmax(log(probs) / T), [N, K]."""
+    scaled = np.log(np.maximum(probs, 1e-300)) / temperature
+    weights = np.exp(scaled - scaled.max(1, keepdims=True))
+    return weights / weights.sum(1, keepdims=True)
 
 
 def choose_thresholds(probs: NDArray[np.float64], labels: NDArray[np.bool_]) -> list[float]:

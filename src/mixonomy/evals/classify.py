@@ -13,9 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mixonomy.evals.label_errors import LabelCheck
+
 CALIBRATION_BINS = 15  # Guo et al. 2017, "On calibration of modern neural networks", section 4
 CONFUSION_CLASSES = 1000  # above this the K x K matrix is left out; per-class scores stay
 NUM_WORST = 24
+NUM_PAIRS = 10  # most confused pairs of classes that are listed
 
 
 def check_probs(probs: Tensor, num_classes: int) -> None:
@@ -63,7 +66,9 @@ class Classification:
     bin_counts: NDArray[np.int64] = field(init=False)
     bin_correct: NDArray[np.int64] = field(init=False)
     bin_confidence: NDArray[np.float64] = field(init=False)
+    label_check: LabelCheck = field(init=False)
     _worst: list[tuple[float, int, Mistake]] = field(default_factory=list)
+    _examples: dict[tuple[int, int], Mistake] = field(default_factory=dict)
 
     def __post_init__(self):
         k = self.num_classes
@@ -71,6 +76,7 @@ class Classification:
         self.confusion = np.zeros((k, k), np.int64) if k <= CONFUSION_CLASSES else None
         self.bin_counts, self.bin_correct = (np.zeros(CALIBRATION_BINS, np.int64) for _ in range(2))
         self.bin_confidence = np.zeros(CALIBRATION_BINS)
+        self.label_check = LabelCheck(k)
 
     headline: ClassVar[str] = "top1"
     """Name of the score that chooses among checkpoints."""
@@ -106,6 +112,10 @@ class Classification:
             mistake = Mistake(places[i], int(y[i]), int(p[i]), float(confidence[i]), float(label_prob[i]))
             item = (mistake.prob - mistake.label_prob, -mistake.index, mistake)
             (heapq.heappush if len(self._worst) < NUM_WORST else heapq.heappushpop)(self._worst, item)
+            known = self._examples.setdefault((mistake.label, mistake.predicted), mistake)
+            if mistake.prob > known.prob:
+                self._examples[mistake.label, mistake.predicted] = mistake
+        self.label_check.add(probs.numpy(), y, places)
         self.n += len(y)
 
     @property
@@ -120,6 +130,10 @@ class Classification:
         Source: Guo et al. 2017, "On calibration of modern neural networks", equation 3.
         """
         return float(np.abs(self.bin_correct - self.bin_confidence).sum()) / self.n
+
+    def sureness(self) -> dict[str, float]:
+        """nll, ece and n: whether probabilities mean what they say."""
+        return {"nll": self.nll_sum / self.n, "ece": self.ece, "n": self.n}
 
     def per_class(self) -> list[dict[str, float | int | None]]:
         """Precision, recall, F1 and number of images of each class; None where nothing was labelled or predicted."""
@@ -153,6 +167,33 @@ class Classification:
         """The most confident mistakes, worst first."""
         return [mistake for *_, mistake in sorted(self._worst, key=lambda item: item[:2], reverse=True)]
 
+    def confused_pairs(self) -> list[dict[str, Any]]:
+        """The pairs of classes that are taken for one another most often, by the sum of both directions.
+
+        Returns:
+          Of each pair: classes (two numbers), counts (first seen as second, second seen as first), n (images of
+          either class) and examples (of each direction the most confident mistake, None where there is none).
+          Empty where the confusion matrix is left out.
+        """
+        if self.confusion is None:
+            return []
+        both = np.triu(self.confusion + self.confusion.T, 1)
+        pairs = []
+        for at in np.argsort(-both, axis=None, kind="stable")[:NUM_PAIRS]:
+            i, j = divmod(int(at), self.num_classes)
+            if not both[i, j]:
+                break
+            examples = [self._examples.get(pair) for pair in ((i, j), (j, i))]
+            pairs.append(
+                {
+                    "classes": [i, j],
+                    "counts": [int(self.confusion[i, j]), int(self.confusion[j, i])],
+                    "n": int(self.labelled[i] + self.labelled[j]),
+                    "examples": [None if mistake is None else vars(mistake) for mistake in examples],
+                }
+            )
+        return pairs
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
         return {
@@ -165,4 +206,6 @@ class Classification:
                 "confidence": self.bin_confidence.tolist(),
             },
             "worst": [vars(mistake) for mistake in self.worst()],
+            "confused_pairs": self.confused_pairs(),
+            "label_errors": self.label_check.to_dict(),
         }

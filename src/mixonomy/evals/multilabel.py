@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixonomy.evals.classify import NUM_WORST, check_probs
+from mixonomy.evals.label_errors import NUM_LISTED, multilabel_suspects
 
 
 class MultiLabel:
@@ -30,6 +31,7 @@ class MultiLabel:
         self.thresholds = np.array(thresholds or [0.5] * num_classes)
         self._probs: list[NDArray[np.float32]] = []  # in float32: 80 classes of 100,000 images are 32 MB
         self._labels: list[NDArray[np.bool_]] = []
+        self._places: list[int] = []
         self._nll_sum = 0.0
         self._worst: list[tuple[float, int, int, dict[str, Any]]] = []
 
@@ -55,6 +57,7 @@ class MultiLabel:
             (heapq.heappush if len(self._worst) < NUM_WORST else heapq.heappushpop)(self._worst, item)
         self._probs.append(p.astype(np.float32))
         self._labels.append(y)
+        self._places.extend(places)
         self.n += len(y)
 
     def per_class(self) -> list[dict[str, float | int | None]]:
@@ -105,7 +108,17 @@ class MultiLabel:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, for JSON."""
-        return {**dict(self.scores()), "per_class": self.per_class(), "worst": self.worst()}
+        return {
+            **dict(self.scores()),
+            "per_class": self.per_class(),
+            "worst": self.worst(),
+            "label_errors": self.label_errors(),
+        }
+
+    def label_errors(self) -> dict[str, Any]:
+        """Pairs of image and class whose label is probably wrong: how many were found, and the first of them."""
+        found = multilabel_suspects(*self._all(), np.array(self._places, dtype=np.int64))
+        return {"found": len(found), "listed": found[:NUM_LISTED]}
 
     def _all(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         if len(self._probs) > 1:

@@ -128,6 +128,36 @@ def groups(items: Iterable[tuple[str, Sequence[Card]]]) -> str:
     return f'<div class="groups">{"".join(parts)}</div>'
 
 
+def advice_list(items: Iterable[tuple[str, str]]) -> str:
+    """A numbered list; each item is a text and the anchor of the section that shows its evidence."""
+    lines = "".join(f'<li>{escape(text)} <a href="#{anchor}">Show</a></li>' for text, anchor in items)
+    return f'<ol class="advice">{lines}</ol>'
+
+
+def pair_table(rows: Iterable[tuple[str, str, Sequence[tuple[str, str, Picture | None]]]]) -> str:
+    """Pairs of classes that are confused, both directions of a pair in one row.
+
+    Args:
+      rows: images in all, their share, and for each direction what it is, its number of images and an example.
+    """
+
+    def side(text: str, count: str, picture: Picture | None) -> str:
+        image = "" if picture is None else _image(picture)
+        return f'<td><div class="side">{image}<span>{escape(text)}<br><b>{escape(count)}</b></span></div></td>'
+
+    body = "".join(
+        f'<tr>{"".join(side(*each) for each in sides)}<td class="number">{escape(total)}</td>'
+        f'<td class="number">{escape(share)}</td></tr>'
+        for total, share, sides in rows
+    )
+    head = (
+        '<th colspan="2">true and predicted</th><th class="number">images</th><th class="number">of both classes</th>'
+    )
+    return (
+        f'<div class="box pairs" tabindex="0"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
 def picture_grid(head: Sequence[str], rows: Iterable[tuple[str, Sequence[Picture]]]) -> str:
     """A table of pictures; each row has a name."""
     titles = "".join(f"<th>{escape(title)}</th>" for title in head)

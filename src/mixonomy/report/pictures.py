@@ -1,11 +1,11 @@
-"""Pictures of the report: the worst mistakes, and training images as training sees them.
+"""Pictures of the report: mistakes, likely label errors, and training images as training sees them.
 
 Axes: B images, c image channels, H and W pixels.
 """
 
 import base64
 import io
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from mixonomy.data.stream import Order
 from mixonomy.data.transforms import evaluation_crop
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.recipe import Recipe
+from mixonomy.report.finished import FinishedRun
 from mixonomy.report.markup import Picture
 
 MAX_PIXELS = 128  # longer sides are scaled down, so that the page stays small
@@ -27,26 +28,72 @@ NUM_SAMPLES = 6
 NUM_EPOCHS = 6
 
 
-def mistake_pictures(split: data.Split, mistakes: Sequence[dict[str, Any]], channels: int) -> list[Picture]:
-    """The images of wrong predictions, whole, as they are in the data.
+@dataclass(frozen=True)
+class RunPictures:
+    """All pictures of a report, in the order of what they illustrate.
 
     Args:
-      mistakes: entries of "worst" in test.json.
-    Raises:
-      ValueError: if the data is not what the run was scored on, or an image cannot be read.
+      mistakes: of "worst" in test.json.
+      label_errors: split -> of those that are listed.
+      confused: of each pair of classes, an example of either direction.
+      samples: label (a class number, or several) and pictures of a few training images, see `training_pictures`.
     """
-    pictures = []
-    for mistake in mistakes:
-        index = mistake["index"]
-        if index >= len(split) or split.names[index] != mistake["name"] or split.labels[index] != mistake["label"]:
-            raise ValueError(f"image {mistake['name']!r} is not where it was; the data changed after the run.")
-        pictures.append(picture(decode(split.images[index], channels), mistake["name"]))
-    return pictures
+
+    mistakes: list[Picture]
+    label_errors: dict[str, list[Picture]]
+    confused: list[list[Picture | None]]
+    samples: list[tuple[int | list[int], list[Picture]]]
+
+
+def run_pictures(run: FinishedRun, data_root: str | None) -> RunPictures:
+    """Reads the pictures from the data that the run was trained on.
+
+    Args:
+      data_root: folder of the known data sets; $MIXONOMY_DATA if None.
+    Raises:
+      ValueError: if the data is not there or has changed, or an image cannot be read.
+    """
+    source = data.open_source(run.recipe.data.source, data_root)
+    plan = data.plan_splits(source, run.recipe.data.val_share)
+    channels = run.preprocessing.channels
+    splits = {"test": plan.test, "val": plan.val}
+    label_errors = {}
+    for name, errors in run.label_errors().items():
+        split = splits[name]
+        if split is None:
+            raise ValueError("the validation images are not where they were; the data changed after the run.")
+        label_errors[name] = [_record_picture(split, one, channels) for one in errors["listed"]]
+    bad = {image["name"] for image in run.result["bad_images"]}
+    readable = plan.train
+    if bad:
+        readable = plan.train.pick(np.flatnonzero([name not in bad for name in plan.train.names]))
+    return RunPictures(
+        mistakes=[_record_picture(plan.test, one, channels) for one in run.test["worst"]],
+        label_errors=label_errors,
+        confused=[
+            [None if one is None else _record_picture(plan.test, one, channels) for one in pair["examples"]]
+            for pair in run.test.get("confused_pairs", ())
+        ],
+        samples=training_pictures(readable, run.recipe, run.preprocessing),
+    )
+
+
+def _record_picture(split: data.Split, record: dict[str, Any], channels: int) -> Picture:
+    """The image of a record in test.json (which has its index, name and label), whole, as it is in the data."""
+    index = record["index"]
+    if index >= len(split) or split.names[index] != record["name"] or _label(split, index) != record["label"]:
+        raise ValueError(f"image {record['name']!r} is not where it was; the data changed after the run.")
+    return picture(decode(split.images[index], channels), record["name"])
+
+
+def _label(split: data.Split, index: int) -> int | list[int]:
+    """The class number of an image, or all of them where it may have several."""
+    return np.flatnonzero(split.labels[index]).tolist() if split.is_multilabel else int(split.labels[index])
 
 
 def training_pictures(
     split: data.Split, recipe: Recipe, preprocessing: Preprocessing
-) -> list[tuple[int, list[Picture]]]:
+) -> list[tuple[int | list[int], list[Picture]]]:
     """A few training images as they are without augmentation, and as training sees them in successive epochs.
 
     They go through the code of training: its loader, and its mixing of a batch, which is here the few images. With
@@ -71,14 +118,21 @@ def training_pictures(
             rows[index].append(pixels)
     alts = ["without augmentation", *(f"as seen in epoch {epoch + 1}" for epoch in range(NUM_EPOCHS))]
     return [
-        (int(label), [picture(pixels, alt) for pixels, alt in zip(row, alts, strict=True)])
-        for label, row in zip(few.labels, rows, strict=True)
+        (_label(few, index), [picture(pixels, alt) for pixels, alt in zip(row, alts, strict=True)])
+        for index, row in enumerate(rows)
     ]
 
 
 def _spread(labels: np.ndarray) -> np.ndarray:
-    """Indices of the first images of a few classes, evenly over the class list; of fewer classes, then of any."""
-    _, firsts = np.unique(labels, return_index=True)
+    """Indices of the first images of a few classes, evenly over the class list; of fewer classes, then of any.
+
+    Args:
+      labels: int64 [N] or bool [N, K].
+    """
+    if labels.ndim == 2:
+        firsts = np.unique(labels.argmax(0)[labels.any(0)])
+    else:
+        _, firsts = np.unique(labels, return_index=True)
     if len(firsts) >= NUM_SAMPLES:
         return firsts[np.linspace(0, len(firsts) - 1, NUM_SAMPLES).round().astype(int)]
     others = np.setdiff1d(np.arange(len(labels)), firsts)

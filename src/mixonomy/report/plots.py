@@ -32,19 +32,19 @@ def loss_plot(loss: Points) -> str:
     return _svg(draw, CURVE, "training loss over epochs")
 
 
-def top1_plot(top1: Points, kept_epoch: float | None) -> str:
-    """Validation top-1 over epochs, with a ring around the epoch whose weights were kept."""
+def validation_plot(scores: Points, kept_epoch: float | None, name: str) -> str:
+    """A validation score, a share, over epochs, with a ring around the epoch whose weights were kept."""
 
     def draw(axes: "Axes") -> None:
-        epochs, values = top1
+        epochs, values = scores
         axes.plot(epochs, values, color=COLOURS["accent"], marker="o", markersize=3.5)
         if kept_epoch is not None:
             value = values[int(np.argmin(np.abs(np.asarray(epochs) - kept_epoch)))]
             axes.plot([kept_epoch], [value], "o", markersize=11, color=COLOURS["warm"], fillstyle="none")
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
-        axes.set(xlabel="epoch", ylabel="validation top-1", xlim=(0, None))
+        axes.set(xlabel="epoch", ylabel=f"validation {name}", xlim=(0, None))
 
-    return _svg(draw, CURVE, "validation top-1 over epochs")
+    return _svg(draw, CURVE, f"validation {name} over epochs")
 
 
 def lr_plot(lr: Points) -> str:
