@@ -21,8 +21,9 @@ from torch import nn
 
 from mixonomy import train_state, training
 from mixonomy.api import evaluate, load
+from mixonomy.data import open_source
 from mixonomy.evals import Classification
-from mixonomy.experiment import Runtime
+from mixonomy.experiment import Runtime, set_up
 from mixonomy.models import info_of, read_safetensors
 from mixonomy.recipe import Recipe, changed
 from mixonomy.recipes import load_recipe, recipe_names
@@ -610,6 +611,15 @@ def test_images_with_several_labels_are_learnt_and_scored(several_labels, tmp_pa
     assert info.loss == "sigmoid" and len(info.thresholds) == 2 and 0 < min(info.thresholds) < 1
     again = evaluate(tmp_path / "run")
     assert dict(again.scores()) == {key: result[key] for key in dict(again.scores())}
+
+
+def test_several_labels_start_from_the_frequency_of_each_class(several_labels):
+    recipe = tiny(data={"source": str(several_labels), "val_share": 0.0}, image_size=16)
+    bias = set_up(recipe, Runtime()).model.head.bias
+    labels = torch.from_numpy(open_source(str(several_labels)).splits["train"].labels).double()
+    torch.testing.assert_close(bias.double().sigmoid(), (labels.sum(0) + 1) / (len(labels) + 2), rtol=1e-5, atol=1e-6)
+    given = set_up(changed(recipe, model={"head_bias": -3.0}), Runtime()).model.head.bias
+    assert given.tolist() == [-3.0, -3.0]
 
 
 def test_softmax_for_several_labels_is_refused(several_labels, tmp_path):

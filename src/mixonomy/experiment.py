@@ -125,9 +125,23 @@ def set_up(recipe: Recipe, runtime: Runtime, model: nn.Module | None = None) -> 
         sizes = {"num_classes": num_classes, "image_size": recipe.height_width, "in_channels": source.channels}
         model = create_from(recipe.model, **sizes)
         name, arguments = recipe.model.name, info_of(model).arguments
+        if source.is_multilabel and recipe.model.head_bias == 0.0:
+            _start_from_frequencies(model, plan.train)
     workers = data.default_workers() if runtime.workers is None else runtime.workers
     bad = data.BadImages(recipe.data.on_bad_image)
     return Setup(device, source, plan, preprocessing, model, name, arguments, workers, loss, bad)
+
+
+def _start_from_frequencies(model: nn.Module, train: data.Split) -> None:
+    """Sets the bias of the head to the log-odds of each class: the first steps need not learn that most are rare.
+
+    Source: Lin et al. 2017, "Focal loss for dense object detection", section 3.3 (a prior for rare classes); the
+    frequencies are those of the training images, with one yes and one no added.
+    """
+    counts = train.counts(train.labels.shape[1])
+    odds = torch.from_numpy((counts + 1.0) / (len(train) - counts + 1.0))
+    with torch.no_grad():
+        model.get_submodule("head").get_parameter("bias").copy_(odds.log())
 
 
 def _resolve_loss(recipe: Recipe, source: data.Source) -> optim.Loss:
