@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixonomy.models.mixer import Mixer, patch_grid
+from mixonomy.nn import Block, TokenMLP
 
 Permutation = Sequence[int] | Tensor
 """A permutation of range(N): place i of the shuffled whole shows what is at place permutation[i] of the plain one."""
@@ -45,6 +46,7 @@ def permuted(model: nn.Module, *, patches: Permutation | None = None, pixels: Pe
             kernel.copy_(kernel.flatten(2)[:, :, order].unflatten(2, (size, size)))
         if patches is not None:
             for block in result.blocks:
+                assert isinstance(block, Block) and isinstance(block.token_mixer, TokenMLP), "a Mixer is made of these"
                 fc1, fc2 = block.token_mixer.fc1, block.token_mixer.fc2
                 order = _checked(patches, fc1.in_features, "patches of this model").to(fc1.weight.device)
                 fc1.weight.copy_(fc1.weight[:, order])
