@@ -1,7 +1,6 @@
 """`mixonomy study taxonomy`."""
 
 import json
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from tyro.conf import FlagCreatePairsOff, Positional
 from mixonomy.cli.arguments import parse
 
 if TYPE_CHECKING:
-    from mixonomy.studies import Cost, Layer, Taxonomy
+    from mixonomy.studies import Cost, Taxonomy
 
 MEANING = {
     "channels": "mixes channels at a location",
@@ -53,20 +52,16 @@ def main(argv: list[str]) -> int:
 
 
 def _lines(found: "Taxonomy") -> Iterator[str]:
-    groups: dict[tuple[str, str, str], list[Layer]] = {}
-    for layer in found.layers:
-        path = re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", layer.name) or "(the model)"
-        groups.setdefault((path, layer.kind, layer.role), []).append(layer)
-    names = [f"{path} x {len(group)}" if len(group) > 1 else path for (path, _, _), group in groups.items()]
+    groups = found.groups()
+    names = [f"{group.name} x {group.num_layers}" if group.num_layers > 1 else group.name for group in groups]
     width = max(map(len, [*names, *MEANING.values()])) + 2
-    kinds = max(len(kind) for _, kind, _ in groups) + 2
+    kinds = max(len(group.kind) for group in groups) + 2
     height, wide = found.image_size
     yield f"{found.model}, {height} x {wide} pixels, one image"
     yield ""
     yield f"{'layer':<{width}}{'kind':<{kinds}}{'mixes':<11}{'parameters':>13}{'million MACs':>14}{'memory, MB':>12}"
-    for name, ((_, kind, role), group) in zip(names, groups.items(), strict=True):
-        costs = [layer.cost for layer in group]
-        yield f"{name:<{width}}{kind:<{kinds}}{role:<11}" + _numbers(sum(costs[1:], costs[0]))
+    for name, group in zip(names, groups, strict=True):
+        yield f"{name:<{width}}{group.kind:<{kinds}}{group.role:<11}" + _numbers(group.cost)
     yield ""
     total = found.total()
     for role, cost in found.by_role().items():

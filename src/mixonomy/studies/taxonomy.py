@@ -75,6 +75,24 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Layers whose names differ in numbers only, such as the token MLPs of all blocks.
+
+    Args:
+      name: of the layers, with * for numbers.
+      kind, role: of each.
+      num_layers: how many they are.
+      cost: of all together.
+    """
+
+    name: str
+    kind: str
+    role: Role
+    num_layers: int
+    cost: Cost
+
+
+@dataclass(frozen=True)
 class Taxonomy:
     """A model taken apart.
 
@@ -91,6 +109,14 @@ class Taxonomy:
     def by_role(self) -> dict[Role, Cost]:
         """The cost of all layers of each role; each of the four is there."""
         return {role: sum((x.cost for x in self.layers if x.role == role), Cost()) for role in ROLES}
+
+    def groups(self) -> list[Group]:
+        """The layers, alike ones together, in the order of the first of each."""
+        found: dict[tuple[str, str, Role], list[Layer]] = {}
+        for layer in self.layers:
+            name = re.sub(r"(^|\.)\d+(?=\.|$)", r"\1*", layer.name) or "(the model)"
+            found.setdefault((name, layer.kind, layer.role), []).append(layer)
+        return [Group(*key, len(layers), sum((x.cost for x in layers), Cost())) for key, layers in found.items()]
 
     def total(self) -> Cost:
         """The cost of the whole model."""
