@@ -12,7 +12,6 @@ TITLES = {
     "macs": ("MACs per image", 1e9, "G"),
     "activation_bytes": ("memory per image", 1e6, "MB"),
 }
-LEGEND = {"channels": "channels", "locations": "locations", "both": "both", "neither": "neither"}
 # Light and dark pages; the file is also shown where neither stylesheet nor script of the page reaches it.
 STYLE = (
     "text{font:12px system-ui,sans-serif;fill:#24292f}.small{font-size:11px;fill:#57606a}"
@@ -29,10 +28,10 @@ def taxonomy_figure(results: Path) -> str:
     width = NAMES + len(TITLES) * (BAR + GAP)
     height = TOP + ROW * len(by_model) + 8
     parts = ['<text x="0" y="16">mixes</text>']
-    for i, (role, text) in enumerate(LEGEND.items()):
+    for i, role in enumerate(ROLES):
         x = 60 + 100 * i
         parts.append(
-            f'<rect class="{role}" x="{x}" y="6" width="12" height="12"/><text x="{x + 18}" y="16">{text}</text>'
+            f'<rect class="{role}" x="{x}" y="6" width="12" height="12"/><text x="{x + 18}" y="16">{role}</text>'
         )
     for i, (title, _, _) in enumerate(TITLES.values()):
         parts.append(f'<text class="small" x="{NAMES + i * (BAR + GAP)}" y="{TOP - 12}">{title}</text>')

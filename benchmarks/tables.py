@@ -13,7 +13,7 @@ from pathlib import Path
 
 from figures import taxonomy_figure
 from rows import RESULTS, Row, read
-from taxonomy import ROLES, TaxonomyRow, newest_of
+from taxonomy import ARCHITECTURES, ROLES, TaxonomyRow, newest_of
 
 OPEN, CLOSE = "<!-- generated: {} -->", "<!-- /generated -->"
 PUBLISHED = "published.jsonl"
@@ -90,13 +90,10 @@ def muon(results: Path) -> str:
 
 
 def layers(results: Path) -> str:
-    """One line per kind of layer in each architecture's first size: what it mixes, and its shares of the model."""
+    """One line per kind of layer in one size of each architecture: what it mixes, and its shares of the model."""
     by_model = newest_of(read(results / "taxonomy.jsonl"))
-    shown: dict[str, str] = {}
-    for model in by_model:
-        shown.setdefault(re.split(r"[-/]", model)[0], model)
     lines = []
-    for model in shown.values():
+    for model in (name for name in ARCHITECTURES if name in by_model):
         totals = _totals(by_model[model])
         for row in by_model[model]:
             crosses = ["x" if row.role in (kind, "both") else "" for kind in ("channels", "locations")]

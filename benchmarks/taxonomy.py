@@ -1,6 +1,6 @@
 """What the layers of each architecture mix and cost, as rows in results/taxonomy.jsonl.
 
-python benchmarks/taxonomy.py                 all of ARCHITECTURES; about a minute on one core
+python benchmarks/taxonomy.py                 all of MODELS; about a minute on one core
 python benchmarks/taxonomy.py mixer-b/16      some of them
 
 A row is one kind of layer of one model; what it mixes is its note. The numbers are exact counts, the same everywhere.
@@ -13,8 +13,11 @@ from pathlib import Path
 
 from rows import RESULTS, Origin, Row, append, make_row, origin
 
-# The models of docs/taxonomy.md; the first of each family stands in its table of layers.
-ARCHITECTURES = (*("mixer-b/16", "mixer-s/32", "mixer-s/16", "mixer-b/32", "mixer-l/32", "mixer-l/16", "mixer-h/14"),)
+# One line per family: the model that the table of layers in docs/taxonomy.md shows, and all that its figure shows.
+ARCHITECTURES = {
+    "mixer-b/16": ("mixer-s/32", "mixer-s/16", "mixer-b/32", "mixer-b/16", "mixer-l/32", "mixer-l/16", "mixer-h/14"),
+}
+MODELS = tuple(name for names in ARCHITECTURES.values() for name in names)
 IMAGE_SIZE = 224
 ROLES = ("channels", "locations", "both", "neither")
 UNITS = {"parameters": "parameters", "macs": "MACs per image", "activation_bytes": "bytes per image"}
@@ -63,7 +66,7 @@ def measure(name: str, where: Origin, image_size: int = IMAGE_SIZE) -> Iterator[
 
 
 def newest_of(rows: Sequence[Row]) -> dict[str, list[TaxonomyRow]]:
-    """The layers of each model as it was measured last, models in the order of ARCHITECTURES."""
+    """The layers of each model as it was measured last, models in the order of MODELS."""
     by_model: dict[str, dict[tuple[str, ...], list[TaxonomyRow]]] = {}
     for row in rows:
         model, layer, kind = row["model"].split(": ")
@@ -74,14 +77,14 @@ def newest_of(rows: Sequence[Row]) -> dict[str, list[TaxonomyRow]]:
         if not same:
             layers.append(TaxonomyRow(layer, kind, row["note"], row["data"], row["commit"] or "-"))
         (same or layers)[-1].cost[row["metric"]] = row["value"]
-    order = [name for name in (*ARCHITECTURES, *by_model) if name in by_model]
+    order = dict.fromkeys(name for name in (*MODELS, *by_model) if name in by_model)
     return {model: list(by_model[model].values())[-1] for model in order}
 
 
 def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("models", nargs="*", default=ARCHITECTURES, help="names of models; all of ARCHITECTURES")
+    parser.add_argument("models", nargs="*", default=MODELS, help="names of models; MODELS if not given")
     parser.add_argument("--out", type=Path, default=RESULTS / "taxonomy.jsonl")
     options = parser.parse_args()
     where = origin()
