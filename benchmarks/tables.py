@@ -1,6 +1,7 @@
-"""Writes the tables of README.md and docs/*.md from the rows in results/.
+"""Writes the tables of README.md and docs/*.md, and the figures of docs/, from the rows in results/.
 
-python benchmarks/tables.py            rewrites what stands between <!-- generated: NAME --> and <!-- /generated -->
+python benchmarks/tables.py            rewrites what stands between <!-- generated: NAME --> and <!-- /generated -->,
+                                       and the files of FIGURES
 python benchmarks/tables.py --check    writes nothing; exit status 1 if a file is not up to date
 """
 
@@ -10,7 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from figures import taxonomy_figure
 from rows import RESULTS, Row, read
+from taxonomy import ARCHITECTURES, ROLES, TaxonomyRow, newest_of
 
 OPEN, CLOSE = "<!-- generated: {} -->", "<!-- /generated -->"
 PUBLISHED = "published.jsonl"
@@ -112,12 +115,48 @@ def label_errors(results: Path) -> str:
     return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6, 7))
 
 
+def layers(results: Path) -> str:
+    """One line per kind of layer in one size of each architecture: what it mixes, and its shares of the model."""
+    by_model = newest_of(read(results / "taxonomy.jsonl"))
+    lines = []
+    for model in (name for name in ARCHITECTURES if name in by_model):
+        totals = _totals(by_model[model])
+        for row in by_model[model]:
+            crosses = ["x" if row.role in (kind, "both") else "" for kind in ("channels", "locations")]
+            shares = [f"{100 * row.cost[metric] / totals[metric]:.1f}" for metric in totals]
+            lines.append([model, f"`{row.layer}`", row.kind, *crosses, *shares])
+    header = "model|layer|kind|mixes channels|mixes locations|parameters, %|MACs, %|memory, %"
+    return _table(header.split("|"), lines, right=(5, 6, 7))
+
+
+def taxonomy(results: Path) -> str:
+    """One line per model: parameters, MACs and memory, each with its shares by role."""
+    lines = []
+    for model, rows in newest_of(read(results / "taxonomy.jsonl")).items():
+        cells = [model, f"{rows[0].data}"]
+        for metric, total in _totals(rows).items():
+            shares = (sum(row.cost[metric] for row in rows if row.role == role) / total for role in ROLES)
+            number = f"{total / 1e6:,.1f}"
+            cells += [number, " / ".join(f"{100 * share:.1f}" for share in shares)]
+        lines.append([*cells, rows[0].commit])
+    split = "% channels / locations / both / neither"
+    header = f"model|image|parameters, M|{split}|MACs, M|{split}|memory, MB|{split}|commit"
+    return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6, 7))
+
+
+def _totals(rows: Sequence[TaxonomyRow]) -> dict[str, float]:
+    return {metric: sum(row.cost[metric] for row in rows) for metric in rows[0].cost}
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "recipes": recipes,
     "train": train,
     "muon": muon,
     "label_errors": label_errors,
+    "layers": layers,
+    "taxonomy": taxonomy,
 }
+FIGURES: dict[str, Callable[[Path], str]] = {"docs/taxonomy.svg": taxonomy_figure}
 
 
 def rewritten(text: str, results: Path) -> str:
@@ -197,6 +236,12 @@ def main() -> int:
             print(f"{path}: {error}", file=sys.stderr)
             return 2
         if after != before:
+            stale.append(path)
+            if not options.check:
+                path.write_text(after)
+    for name, draw in FIGURES.items():
+        path, after = options.root / name, draw(options.root / "results")
+        if after and (not path.is_file() or path.read_text() != after):
             stale.append(path)
             if not options.check:
                 path.write_text(after)

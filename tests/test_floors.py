@@ -22,6 +22,7 @@ FLOORS = {
     "training": 4,
     "lr_range": 4,  # another use of the training step
     "recipes": 5, "report": 5,
+    "studies": 6,
     "api": 7,
     "cli": 8,
     "__main__": 9,

@@ -19,15 +19,31 @@ _WHERE = {
     "evaluate": "mixonomy.api",
     "predict": "mixonomy.api",
     "open_source": "mixonomy.data",
+    "mixing_pattern": "mixonomy.nn",
+    "permuted": "mixonomy.models",
 }
 
-__all__ = ["Recipe", "create", "evaluate", "find_lr", "list_models", "load", "open_source", "predict", "save", "train"]
+__all__ = [
+    "Recipe",
+    "create",
+    "evaluate",
+    "find_lr",
+    "list_models",
+    "load",
+    "mixing_pattern",
+    "open_source",
+    "permuted",
+    "predict",
+    "save",
+    "train",
+]
 
 if TYPE_CHECKING:
     from mixonomy.api import evaluate, find_lr, predict, save, train
     from mixonomy.data import open_source
     from mixonomy.loading import load
-    from mixonomy.models import create, list_models
+    from mixonomy.models import create, list_models, permuted
+    from mixonomy.nn import mixing_pattern
     from mixonomy.recipe import Recipe
 
 

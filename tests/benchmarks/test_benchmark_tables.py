@@ -1,11 +1,14 @@
 """Generated tables: written from rows between markers, and up to date in this repository."""
 
 import sys
+from xml.etree import ElementTree
 
 import pytest
 
+import figures
 import rows
 import tables
+import taxonomy
 from rows import Origin, make_row
 
 WHERE = Origin("a CPU", "abc", "python benchmarks/recipes.py cifar10", "2026-01-31")
@@ -102,6 +105,64 @@ def test_label_errors_have_precision_and_recall_where_there_is_something_to_divi
     lines = tables.label_errors(tmp_path).splitlines()
     assert "| 5 % wrong | mixer | 90.00 | 20.0 | 16.0 | 12.0 | 0.75 | 0.60 | 3 |" in lines[2]
     assert "| none wrong | mixer | 90.00 | 0.0 | 0.0 | 0.0 | - | - | 3 |" in lines[3]
+
+
+def taxonomy_rows(where, macs=(75, 25)):
+    """Two kinds of layer of one model."""
+    layers = zip(("stem: Conv2d", "blocks.* x 2: MLP"), ("both", "channels"), macs, strict=True)
+    return [
+        make_row(
+            where,
+            study="taxonomy",
+            model=f"m/1: {layer}",
+            data="8 x 8",
+            metric=metric,
+            value=value,
+            unit="x",
+            note=role,
+        )
+        for layer, role, value in layers
+        for metric in ("parameters", "macs", "activation_bytes")
+    ]
+
+
+def test_the_taxonomy_divides_each_cost_by_role_in_the_newest_run(tmp_path):
+    rows.append(tmp_path / "taxonomy.jsonl", [*taxonomy_rows(WHERE, (1, 1)), *taxonomy_rows(LATER)])
+    split = "25.0 / 0.0 / 75.0 / 0.0"
+    line = f"| m/1 | 8 x 8 | 0.0 | {split} | 0.0 | {split} | 0.0 | {split} | def |"
+    assert tables.taxonomy(tmp_path).splitlines()[2:] == [line]
+
+
+def test_the_table_of_layers_shows_one_model_of_each_family(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "ARCHITECTURES", {"m/1": ("m/1", "m/2")})
+    other = [{**row, "model": row["model"].replace("m/1", "m/2")} for row in taxonomy_rows(WHERE)]
+    rows.append(tmp_path / "taxonomy.jsonl", [*other, *taxonomy_rows(WHERE)])
+    assert tables.layers(tmp_path).splitlines()[2:] == [
+        "| m/1 | `stem` | Conv2d | x | x | 75.0 | 75.0 | 75.0 |",
+        "| m/1 | `blocks.* x 2` | MLP | x |  | 25.0 | 25.0 | 25.0 |",
+    ]
+
+
+def test_the_figure_is_written_where_there_are_rows_and_has_a_bar_per_cost_and_role(root, monkeypatch):
+    run(monkeypatch, "--root", root)
+    figure = root / "docs" / "taxonomy.svg"
+    assert not figure.exists()
+    rows.append(root / "results" / "taxonomy.jsonl", taxonomy_rows(WHERE))
+    assert run(monkeypatch, "--root", root, "--check") == 1 and not figure.exists()
+    assert run(monkeypatch, "--root", root) == 0 and run(monkeypatch, "--root", root, "--check") == 0
+    svg = ElementTree.parse(figure)
+    bars = [each for each in svg.iter("{http://www.w3.org/2000/svg}rect") if len(each)]
+    widths = [(each.attrib["class"], float(each.attrib["width"])) for each in bars]
+    assert widths == 3 * [("channels", 0.25 * figures.BAR), ("both", 0.75 * figures.BAR)]
+
+
+@pytest.mark.slow
+def test_stored_rows_of_the_taxonomy_are_what_the_study_finds_now():
+    stored = taxonomy.newest_of(rows.read(rows.RESULTS / "taxonomy.jsonl"))
+    assert list(stored) == list(taxonomy.MODELS), "every model has rows"
+    now = taxonomy.newest_of(list(taxonomy.measure("mixer-s/32", WHERE)))["mixer-s/32"]
+    facts = [(row.layer, row.kind, row.role, row.cost["parameters"], row.cost["macs"]) for row in now]
+    assert facts == [(x.layer, x.kind, x.role, x.cost["parameters"], x.cost["macs"]) for x in stored["mixer-s/32"]]
 
 
 def test_the_tables_of_this_repository_are_up_to_date(monkeypatch, capsys):

@@ -34,9 +34,15 @@ def write_digits(folder: Path, *, num_images: int = 400) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> RunFolder:
-    """A finished run of forty steps."""
+    """A finished run of eighty steps, long enough for mistakes of both kinds."""
     folder = tmp_path_factory.mktemp("digits")
-    changes = {"model": SMALL, "duration": "40 steps", "eval_every": "8 steps", "label_smoothing": 0.0}
+    changes = {
+        "model": SMALL,
+        "duration": "80 steps",
+        "eval_every": "8 steps",
+        "label_smoothing": 0.0,
+        "precision": "fp32",
+    }
     recipe = changed(load_recipe("digits"), data={"source": str(write_digits(folder))}, **changes)
     return RunFolder(mx.train(recipe, folder / "run").path)
 

@@ -12,6 +12,7 @@ COMMANDS = {
     "predict": "classify image files",
     "report": "write the HTML report of a run again",
     "data": "check a data set before training on it",
+    "study": "what a model is made of, and how it behaves",
     "list": "list models, data sets or recipes",
 }
 USAGE = """usage: mixonomy COMMAND [OPTIONS]

@@ -4,6 +4,7 @@ from mixonomy.models.create import create, create_from, list_models
 from mixonomy.models.files import load_weights, read_npz, read_safetensors, save_model
 from mixonomy.models.info import ModelInfo, TrainedOn, info_of, set_info
 from mixonomy.models.mixer import SPECS, Mixer, MixerSize
+from mixonomy.models.permute import permuted, shuffle_patches
 
 __all__ = [
     "SPECS",
@@ -16,8 +17,10 @@ __all__ = [
     "info_of",
     "list_models",
     "load_weights",
+    "permuted",
     "read_npz",
     "read_safetensors",
     "save_model",
     "set_info",
+    "shuffle_patches",
 ]
