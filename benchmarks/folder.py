@@ -53,7 +53,11 @@ def variant(name: str, source: str, root: str | None, samples: int | None) -> Re
     num_images = len(splits["train"]) * (1 if "val" in splits and "test" in splits else 1 - share)
     base = changed(recipe_for(round(num_images)), data={"source": source, "val_share": share})
     base = changed(base, **VARIANTS[name])
-    return base if samples is None else changed(base, duration=f"{samples} examples", eval_every=f"{samples // 4} examples")
+    return (
+        base
+        if samples is None
+        else changed(base, duration=f"{samples} examples", eval_every=f"{samples // 4} examples")
+    )
 
 
 def main() -> int:
@@ -61,7 +65,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", nargs="+", default=["imagenette", "flowers102", "eurosat"])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--samples", type=int, nargs="+", help="images to see in training; the recipe's own length if not given")
+    parser.add_argument(
+        "--samples", type=int, nargs="+", help="images to see in training; the recipe's own length if not given"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data-root", help="folder of the known data sets; $MIXONOMY_DATA if not given")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="parent of the run folders")

@@ -115,6 +115,46 @@ def label_errors(results: Path) -> str:
     return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6, 7))
 
 
+def imagenette(results: Path) -> str:
+    """One line per model: what it scored from scratch in how many CPU minutes."""
+    rows = read(results / "imagenette.jsonl")
+    lines = []
+    for row in _newest(rows, "top1"):
+        same = _of_same_run(rows, row)
+        lines.append(
+            [
+                row["model"],
+                row["data"],
+                _number(same.get("params"), ",.0f"),
+                _percent(row),
+                _number(same.get("cpu_minutes"), ".0f"),
+                f"{row['n']}" + (f" ({row['note']})" if row.get("note") else ""),
+                row["device"],
+                row["commit"] or "-",
+            ]
+        )
+    header = "model and length|data|parameters|test top-1, %|CPU minutes|n|machine|commit"
+    return _table(header.split("|"), lines, right=(2, 3, 4))
+
+
+def folder(results: Path) -> str:
+    """One line per variant of the folder recipe, one pair of columns (validation and test top-1) per data set."""
+    rows = read(results / "folder.jsonl")
+    data = list(dict.fromkeys(row["data"] for row in rows))
+    found: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
+    for row in _newest(rows, "val_top1"):
+        line = found.setdefault((row["model"], row["device"]), {})
+        line[row["data"]] = _of_same_run(rows, row)
+    lines = []
+    for (model, device), by_data in found.items():
+        scores = [_percent(by_data[d][m]) if d in by_data else "-" for d in data for m in ("val_top1", "top1")]
+        minutes = ", ".join(f"{by_data[d]['cpu_minutes']['value']:.0f}" if d in by_data else "-" for d in data)
+        lines.append([model, *scores, minutes, device])
+    header = [f"{d}, {which}, %" for d in data for which in ("validation", "test")]
+    right = range(1, 2 + 2 * len(data))
+    return _table(["recipe and length", *header, "CPU minutes", "machine"], lines, right=right)
+
+
 def layers(results: Path) -> str:
     """One line per kind of layer in one size of each architecture: what it mixes, and its shares of the model."""
     by_model = newest_of(read(results / "taxonomy.jsonl"))
@@ -153,6 +193,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "train": train,
     "muon": muon,
     "label_errors": label_errors,
+    "imagenette": imagenette,
+    "folder": folder,
     "layers": layers,
     "taxonomy": taxonomy,
 }
