@@ -12,6 +12,7 @@ the last part only, and a note says so.
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 from mixonomy import api
 from mixonomy.experiment import Runtime
@@ -66,7 +67,7 @@ def main() -> int:
         "params": (run.result["params"], "parameters"),
         "cpu_minutes": ((time.process_time() - began) / 60, "min"),
     }
-    about = {"study": "imagenette", "model": f"{options.model}, {recipe.duration}", "data": "imagenette at 128 pixels"}
+    about: dict[str, Any] = {"study": "imagenette", "model": f"{options.model}, {recipe.duration}", "data": "imagenette at 128 pixels"}
     rows = [
         make_row(origin(), metric=metric, value=value, unit=unit, seed=options.seed, note=note, **about)
         for metric, (value, unit) in values.items()

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from PIL import Image
 
@@ -88,7 +89,7 @@ def main() -> int:
             return 1
     tenth = max(len(readings) // 10, 1)
     early, late = median(readings[tenth : 3 * tenth]), median(readings[-2 * tenth :])
-    about = {"study": "memory", "model": "train, 2 epochs", "data": f"{options.files:,} files", "n": len(readings)}
+    about: dict[str, Any] = {"study": "memory", "model": "train, 2 epochs", "data": f"{options.files:,} files", "n": len(readings)}
     values = {"early_bytes": (early, "B"), "late_bytes": (late, "B"), "growth": (late / early - 1, "share")}
     append(
         options.results,
