@@ -67,7 +67,11 @@ def main() -> int:
         "params": (run.result["params"], "parameters"),
         "cpu_minutes": ((time.process_time() - began) / 60, "min"),
     }
-    about: dict[str, Any] = {"study": "imagenette", "model": f"{options.model}, {recipe.duration}", "data": "imagenette at 128 pixels"}
+    about: dict[str, Any] = {
+        "study": "imagenette",
+        "model": f"{options.model}, {recipe.duration}",
+        "data": "imagenette at 128 pixels",
+    }
     rows = [
         make_row(origin(), metric=metric, value=value, unit=unit, seed=options.seed, note=note, **about)
         for metric, (value, unit) in values.items()

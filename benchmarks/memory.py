@@ -89,7 +89,12 @@ def main() -> int:
             return 1
     tenth = max(len(readings) // 10, 1)
     early, late = median(readings[tenth : 3 * tenth]), median(readings[-2 * tenth :])
-    about: dict[str, Any] = {"study": "memory", "model": "train, 2 epochs", "data": f"{options.files:,} files", "n": len(readings)}
+    about: dict[str, Any] = {
+        "study": "memory",
+        "model": "train, 2 epochs",
+        "data": f"{options.files:,} files",
+        "n": len(readings),
+    }
     values = {"early_bytes": (early, "B"), "late_bytes": (late, "B"), "growth": (late / early - 1, "share")}
     append(
         options.results,
