@@ -52,6 +52,12 @@ def test_class_may_be_called_test(tmp_path):
     assert open_source(str(tree(tmp_path, "test/0.png", "control/0.png"))).class_names == ("control", "test")
 
 
+def test_class_may_be_called_train_as_in_cifar100(tmp_path):
+    tree(tmp_path, "train/0.png", "tractor/0.png", "test/0.png")
+    opened = open_source(str(tmp_path))
+    assert opened.class_names == ("test", "tractor", "train") and list(opened.splits) == ["train"]
+
+
 def test_split_that_lacks_a_class_keeps_the_numbers_of_train(tmp_path):
     opened = open_source(str(tree(tmp_path, "train/a/0.png", "train/b/0.png", "train/c/0.png", "test/c/0.png")))
     assert opened.splits["test"].labels.tolist() == [2]

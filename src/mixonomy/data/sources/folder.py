@@ -23,8 +23,9 @@ def open_folder(root: Path) -> Source:
     """
     folders = _folders(root)
     as_splits = {folder: SPLIT_FOLDERS[folder.lower()] for folder in folders if folder.lower() in SPLIT_FOLDERS}
-    if "train" not in as_splits.values() and len(as_splits) < len(folders):
-        as_splits = {}  # classes that happen to be called "test", say
+    has_others = len(as_splits) < len(folders)
+    if has_others and not any(_folders(root / folder) for folder, split in as_splits.items() if split == "train"):
+        as_splits = {}  # classes that happen to be called "test" or, in CIFAR-100, "train"
     if not as_splits:
         parts = {"train": _read_classes(root, "")}
         notes = _empty_note(root.name, *parts["train"])
