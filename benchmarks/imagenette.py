@@ -3,10 +3,10 @@
     python benchmarks/imagenette.py mixer --data-root ../shared/data
     python benchmarks/imagenette.py resnet18 --data-root ../shared/data
 
-Data, crops and label smoothing are the same. Optimizer and rate are each model's own and were not tuned on this data:
-the Mixer's are those of the CIFAR-10 recipe, the ResNet's the usual ones for batches of 64. The lengths were set so
-that both take about as many CPU minutes. The same command goes on where it was stopped; then the minutes are those of
-the last part only, and a note says so.
+Data, crops and label smoothing are the same. Optimizer and rate are each model's own: the Mixer's are those of the
+CIFAR-10 recipe, the ResNet's the best of three in runs of 3 epochs (validation top-1: AdamW 1e-3 48 %, SGD 0.01 36 %;
+SGD 0.05 stood at 30 % after 6). The lengths were set so that both take about as many CPU minutes. The same command goes
+on where it was stopped; then the minutes are those of the last part only, and a note says so.
 """
 
 import argparse
@@ -26,8 +26,8 @@ MIXER = load_recipe("imagenette")
 RESNET = changed(
     MIXER,
     name="imagenette-resnet18",
-    optim={"name": "sgd", "lr": 0.05, "weight_decay": 5e-4, "schedule": "cosine"},
-    duration="60 epochs",
+    optim={"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "schedule": "cosine"},
+    duration="57 epochs",
 )
 
 
