@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -41,6 +42,19 @@ def parse(command: type[T], argv: list[str], *, name: str, default: T | None = N
         raise
     finally:
         os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
+
+
+def check_out(out: Path, ending: str, otherwise: str = "") -> None:
+    """Refuses an --out that cannot be written, before any work is done for it.
+
+    Args:
+      ending: that the name must have, such as ".csv", so that no file of another kind is replaced.
+      otherwise: what else can be done.
+    """
+    if out.suffix.lower() != ending:
+        raise ValueError(f"--out is {out}; give a name that ends in {ending}{otherwise}.")
+    if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise ValueError(f"cannot write to {out}; --out must be a file in a folder that exists and can be written to.")
 
 
 def _sentence(box: str) -> str:

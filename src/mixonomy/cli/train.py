@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from tyro.conf import FlagCreatePairsOff, arg
 
 from mixonomy.cli.arguments import parse
+from mixonomy.cli.predictions import write_line
 from mixonomy.recipe import Recipe, changed
 from mixonomy.recipes import choose_recipe
 
@@ -91,13 +92,16 @@ def main(argv: list[str]) -> int:
     people = sys.stderr if options.json else sys.stdout
     finished = read_finished(RunFolder(run.path))
     headline = "top-1" if finished.headline == "top1" else "mean average precision"
-    print(
-        f"{headline} {finished.score:.2%} on {result['n']:,} {result['split']} images after {result['seconds']:.0f} s "
-        f"of training ({result['images_per_s']:,.0f} images/s)\nreport: {run.path / 'report.html'}",
-        file=people,
-    )
-    for number, advice in enumerate(advise(finished), start=1):
-        print(f"{number}. {advice.text}" if number > 1 else f"what to do next:\n{number}. {advice.text}", file=people)
+    lines = [
+        f"{headline} {finished.score:.2%} on {result['n']:,} images ({result['split']}) after {result['seconds']:.0f} s "
+        f"of training ({result['images_per_s']:,.0f} images/s)",
+        f"report: {run.path / 'report.html'}",
+    ]
+    found = advise(finished)
+    lines += ["what to do next:"] if found else []
+    lines += [f"{number}. {advice.text}" for number, advice in enumerate(found, start=1)]
+    for line in lines:
+        write_line(line, people)
     if options.json:
         print(json.dumps(result))
     return 0
