@@ -183,7 +183,9 @@ def test_heic_without_its_library_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr("torchcodec.decoders.decode_image", missing)
     content = (24).to_bytes(4, "big") + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(64)
-    with pytest.raises(ValueError, match=r"not a readable image \(HEIC needs the library libheif: `apt install libheif1`"):
+    with pytest.raises(
+        ValueError, match=r"not a readable image \(HEIC needs the library libheif: `apt install libheif1`"
+    ):
         decode(content)
     assert "libheif" in examine(content).reason
 

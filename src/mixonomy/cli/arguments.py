@@ -1,5 +1,6 @@
 """Options of a command from a dataclass, by tyro; a wrong option gives one sentence."""
 
+import ast
 import contextlib
 import io
 import os
@@ -67,6 +68,10 @@ def _sentence(box: str) -> str:
     section, problems = _validation_problems(message, lines)
     if problems:
         message = "; ".join(f"{section}{problem}" for problem in problems)
+    no_form = r"(?i)Error parsing ([\w.-]+): no type matching (.+?) could be instantiated from (\[.*?\])\."
+    if union := re.match(no_form, message):
+        forms = union[2].replace("{", "").replace("}", "").replace("|", " or ")
+        message = f"{union[1]}: {', '.join(ast.literal_eval(union[3]))} is not {forms}"
     message = re.sub(r"^Error parsing (?:fields\.)?", "", message)
     after = lines[lines.index("Perhaps you meant:") :] if "Perhaps you meant:" in lines else []
     suggestions = [line.split()[0] for line in after if re.match(r"--\w", line)]

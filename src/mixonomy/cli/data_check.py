@@ -1,6 +1,5 @@
 """`mixonomy data check`."""
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
