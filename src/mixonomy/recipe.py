@@ -27,6 +27,8 @@ class Section(BaseModel):
     """The field whose value decides which others are read."""
     READ_BY: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Field -> the values of CHOICE that read it; with no other may it be given. Empty: each reads it in its way."""
+    SILENCES: ClassVar[dict[tuple[str, str], dict[str, Any]]] = {}
+    """(field, value in words) -> fields that nothing reads then, and their values of no effect; see `changed`."""
 
     @model_validator(mode="after")
     def _nothing_is_ignored(self):
@@ -73,6 +75,7 @@ class Data(Section):
 
     CHOICE = "eval_crop"
     READ_BY = {"eval_resize": ("resmall", "resize")}
+    SILENCES = {("on_bad_image", "error"): {"max_bad_share": None}}
 
     source: str = "digits"
     """digits, a known name (`mixonomy list data`), a .parquet file or the prefix of NAME_train.parquet."""
@@ -100,6 +103,7 @@ class Augment(Section):
 
     CHOICE = "crop"
     READ_BY = {"pad": ("pad",), "min_area": ("inception",)}
+    SILENCES = {("randaugment_layers", "0"): {"randaugment_magnitude": None}}
 
     crop: Literal["none", "pad", "inception"] = "none"
     """none: the evaluation crop; pad: shift by up to `pad` pixels; inception: random box, stretched."""
@@ -140,6 +144,7 @@ class Optim(Section):
         "beta2": ("adamw", "muon"),
         "momentum": ("sgd", "muon"),
     }
+    SILENCES = {("schedule", "constant"): {"end": 0.0}}
 
     name: Literal["adamw", "sgd", "muon"] = "adamw"
     """muon: torch's Muon for the matrices inside the blocks, AdamW for the rest."""
@@ -236,7 +241,8 @@ def changed(recipe: Recipe, **changes: Any) -> Recipe:
     """A copy with some fields changed; nested ones as `optim={"lr": 0.1}`. Validated like a new recipe.
 
     Where a choice changes, such as the name of the model or of the optimizer, fields that only the old choice
-    reads (for a model: its sizes) go back to None.
+    reads (for a model: its sizes) go back to None, and what a new value silences, such as schedule=constant the final
+    learning rate, to no effect.
     """
     values = recipe.model_dump()
     for key, value in changes.items():
@@ -246,6 +252,9 @@ def changed(recipe: Recipe, **changes: Any) -> Recipe:
             if choice is not None and choice != getattr(old, old.CHOICE):
                 dropped = {field: None for field, readers in old.READ_BY.items() if choice not in readers}
                 value = {**dropped, **value}
+            for (field, silencing), silenced in old.SILENCES.items():
+                if str(value.get(field)) == silencing:
+                    value = {**silenced, **value}
             value = {**values[key], **value}
         values[key] = value
     return Recipe.model_validate(values)

@@ -155,8 +155,12 @@ def recipe_hash(recipe: "Recipe") -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes indented JSON, whole or not at all."""
-    write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    """Writes indented JSON, whole or not at all; all in ASCII where a name on disk is no valid Unicode."""
+    try:
+        text = json.dumps(content, indent=1, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # lone surrogates, which `json` and `os.fsencode` bring back to the bytes on disk
+        text = json.dumps(content, indent=1).encode()
+    write_atomically(path, text + b"\n")
 
 
 def with_names(found: Any, names: Sequence[str]) -> Any:

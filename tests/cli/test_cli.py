@@ -307,3 +307,55 @@ def test_damaged_run_json_is_named(tmp_path, capsys):
     (tmp_path / "run.json").write_text("{}")
     status, _, err = call(capsys, "report", str(tmp_path))
     assert status == 1 and "run.json is damaged" in err and len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "this machine's memory is full"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"),
+         "this machine's memory is full"),
+    ],
+    ids=["python", "torch"],
+)  # fmt: skip
+def test_full_memory_is_one_sentence(error, says, capsys, monkeypatch):
+    def full(_):
+        raise error
+
+    monkeypatch.setattr("mixonomy.cli.list.main", full)
+    status, out, err = call(capsys, "list")
+    assert (status, out) == (1, "") and says in err and "--batch-size" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (("abc",), "--image-size: abc is not INT or INT INT;"),
+        (("8", "8", "8"), "--image-size: 8, 8, 8 is not INT or INT INT;"),
+        (("30x",), "--image-size: 30x is not INT or INT INT;"),
+    ],
+)
+def test_wrong_image_size_is_one_sentence(given, says, capsys):
+    status, out, err = call(capsys, "train", "--image-size", *given)
+    assert (status, out) == (2, "") and err.startswith(f"mixonomy train: {says}") and len(err.splitlines()) == 1
+
+
+def test_image_size_may_be_written_with_an_x():
+    assert expand(["--image-size", "30x40", "--lr", "1"]) == ["--image-size", "30", "40", "--optim.lr", "1"]
+    assert expand(["--image-size=30x40"]) == ["--image-size", "30", "40"]
+
+
+def test_option_that_silences_another_of_the_recipe_needs_no_second_one(tmp_path, capsys):
+    recipe = tmp_path / "mine.py"
+    recipe.write_text(
+        "from mixonomy.recipe import Augment, Data, Optim, changed\nfrom mixonomy.recipes import load_recipe\n"
+        "recipe = changed(load_recipe('digits'), optim={'schedule': 'cosine', 'end': 0.1}, "
+        "augment={'randaugment_layers': 1, 'randaugment_magnitude': 5}, "
+        "data={'on_bad_image': 'skip', 'max_bad_share': 0.5})\n"
+    )
+    options = ("--optim.schedule", "constant", "--augment.randaugment-layers", "0", "--on-bad-image", "error")
+    command = ("train", "--recipe", str(recipe), *SMALL, "--duration", "2 steps", "--out", str(tmp_path / "run"))
+    status, _, err = call(capsys, *command, *options)
+    assert status == 0, err
+    status, _, err = call(capsys, *command, *options, "--optim.end", "0.2")
+    assert status == 2 and "end has no effect with schedule=constant" in err

@@ -90,6 +90,7 @@ def test_against_names_the_pictures_of_the_other_source(leaky, tmp_path, capsys)
         (["data", "check", "cifr10"], 1, "did you mean 'cifar10'?"),
         (["data", "check", "digits", "--against", "/no/where"], 1, "no data set '/no/where'"),
         (["data", "check", "digits", "--workers", "-1"], 1, "--workers is -1; give 0"),
+        (["data", "check", "digits", "--out", "labels.csv"], 1, "--out is labels.csv; give a name that ends in .html."),
         (["data", "check", "digits", "--page", "x"], 2, "unrecognized options: --page"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from mixonomy.data.check.examine import examine
 from mixonomy.data.decode import decode
 
 
@@ -164,6 +165,29 @@ def test_cut_off_file_is_refused(kind, share):
     content = encoded(noise(60, 80), kind)
     with pytest.raises(ValueError, match="not a readable image"):
         decode(content[: int(len(content) * share)])
+
+
+@pytest.mark.parametrize("at", ["header", "pixels"])
+def test_damaged_avif_is_refused_though_its_decoder_raises_otherwise(at):
+    content = bytearray(encoded(noise(60, 80), "AVIF"))
+    place = content.index(b"pitm" if at == "header" else b"mdat") + 4
+    content[place + (0 if at == "header" else 12) : place + 40] = bytes([255]) * (40 - (0 if at == "header" else 12))
+    with pytest.raises(ValueError, match="not a readable image"):
+        decode(bytes(content))
+    assert examine(bytes(content)).problem == "unreadable"
+
+
+def test_heic_without_its_library_says_what_to_install(monkeypatch):
+    def missing(*_, **__):
+        raise ImportError("Failed to load the HEIC decoding library")
+
+    monkeypatch.setattr("torchcodec.decoders.decode_image", missing)
+    content = (24).to_bytes(4, "big") + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(64)
+    with pytest.raises(
+        ValueError, match=r"not a readable image \(HEIC needs the library libheif: `apt install libheif1`"
+    ):
+        decode(content)
+    assert "libheif" in examine(content).reason
 
 
 def test_more_pixels_than_pillow_allows_are_refused_before_they_are_decoded():

@@ -119,4 +119,23 @@ def test_folder_that_cannot_be_searched_is_a_problem_of_its_own(photos, monkeypa
 
     monkeypatch.setattr("mixonomy.data.sources.files.os.scandir", denied)
     found = find_images(["photos", "a.jpg"])
-    assert found.problems == {0: "a folder that cannot be searched (Permission denied: photos)"}
+    assert found.problems == {0: "a folder that cannot be searched (Permission denied)"}
+
+
+def test_folder_below_that_cannot_be_searched_leaves_the_others_their_answers(photos, monkeypatch):
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path).endswith("sub/deep"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("mixonomy.data.sources.files.os.scandir", denied)
+    found = find_images(["photos"])
+    assert list(found.paths) == [f"photos/{path}" for path in (*ALL[:3], "sub/deep/", "x.jpg/inner.jpg")]
+    assert found.problems == {3: "a folder that cannot be searched (Permission denied)"}
+
+
+def test_image_on_standard_input_is_no_list(photos):
+    with pytest.raises(ValueError, match="standard input is an image, not a list of paths; give the path of its file"):
+        find_images(["-"], io.BytesIO(b"\xff\xd8\xff\xe0\0\x10JFIF"))

@@ -4,6 +4,9 @@ Axes: B images, c image channels, H and W pixels.
 """
 
 import io
+import os
+import signal
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -167,3 +170,46 @@ def test_grey_images_stay_grey():
 
 def test_default_number_of_workers_is_that_of_the_cores_at_most_eight():
     assert 1 <= loading.default_workers() <= 8
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
+def test_evaluation_by_workers_needs_few_open_files(monkeypatch):
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(loading, "MEMORY_BYTES", 0)
+    images = np.zeros((1000, 8, 8, 3), dtype=np.uint8)
+    data = EvalData(Split(images, np.zeros(1000, dtype=np.int64), [str(i) for i in range(1000)]), PREPROCESSING)
+    data.workers = 2
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, limits[1]))
+    try:
+        seen = torch.cat([indices for *_, indices in data.batches()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert torch.equal(seen, torch.arange(1000))
+
+
+@dataclass(frozen=True)
+class Deadly:
+    """Images of which reading one ends the process, as the system does when memory is full."""
+
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        if index == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.zeros((8, 8, 3), dtype=np.uint8)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
+@pytest.mark.parametrize("kind", ["training", "evaluation"])
+def test_worker_that_is_killed_is_one_sentence(monkeypatch, kind):
+    monkeypatch.setattr(loading, "MEMORY_BYTES", 0)
+    split = Split(Deadly(20), np.zeros(20, dtype=np.int64), [str(i) for i in range(20)])
+    with pytest.raises(ValueError, match="a process that decodes images was ended from outside.*give fewer --workers"):
+        if kind == "training":
+            first(open_(Augment(), split, workers=1), 9)
+        else:
+            list(EvalData(split, PREPROCESSING, workers=1).batches())

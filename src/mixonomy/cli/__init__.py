@@ -50,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("mixonomy: stopped.", file=sys.stderr)
         return 130
-    except (ValueError, OSError, RuntimeError) as error:
-        # Of torch's own errors only a full GPU is the user's to mend.
-        is_ours = not isinstance(error, RuntimeError) or type(error).__name__ == "OutOfMemoryError"
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        # Of torch's own errors only a full memory is the user's to mend.
+        is_ours = not isinstance(error, RuntimeError) or _is_memory_full(error)
         if is_debug or not is_ours:
             raise
         print(f"mixonomy {name}: {one_sentence(error)}", file=sys.stderr)
@@ -72,8 +72,18 @@ def one_sentence(error: Exception) -> str:
                 else f"{place}: {text}".lstrip(": ")
             )
         return "; ".join(parts) + "."
-    if type(error).__name__ == "OutOfMemoryError":
-        return "the GPU's memory is full; give a smaller --batch-size, or in training --optim.accumulate 2 or more."
+    if _is_memory_full(error):
+        which = "the GPU's memory" if type(error).__name__ == "OutOfMemoryError" else "this machine's memory"
+        return f"{which} is full; give a smaller --batch-size, or in training --optim.accumulate 2 or more."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or ''}".rstrip(": ") + "."
     return " ".join(str(error).split())
+
+
+def _is_memory_full(error: Exception) -> bool:
+    """Whether there was no room: on a GPU, in numpy or Python, or in torch's allocator for the CPU."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "DefaultCPUAllocator: can't allocate memory" in str(error)
+    )

@@ -1,10 +1,12 @@
 """Options of a command from a dataclass, by tyro; a wrong option gives one sentence."""
 
+import ast
 import contextlib
 import io
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -43,6 +45,19 @@ def parse(command: type[T], argv: list[str], *, name: str, default: T | None = N
         os.environ.pop("COLUMNS") if columns is None else os.environ.update(COLUMNS=columns)
 
 
+def check_out(out: Path, ending: str, otherwise: str = "") -> None:
+    """Refuses an --out that cannot be written, before any work is done for it.
+
+    Args:
+      ending: that the name must have, such as ".csv", so that no file of another kind is replaced.
+      otherwise: what else can be done.
+    """
+    if out.suffix.lower() != ending:
+        raise ValueError(f"--out is {out}; give a name that ends in {ending}{otherwise}.")
+    if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise ValueError(f"cannot write to {out}; --out must be a file in a folder that exists and can be written to.")
+
+
 def _sentence(box: str) -> str:
     """Takes the message out of the box that tyro draws around it."""
     raw = box.strip().splitlines()
@@ -53,6 +68,10 @@ def _sentence(box: str) -> str:
     section, problems = _validation_problems(message, lines)
     if problems:
         message = "; ".join(f"{section}{problem}" for problem in problems)
+    no_form = r"(?i)Error parsing ([\w.-]+): no type matching (.+?) could be instantiated from (\[.*?\])\."
+    if union := re.match(no_form, message):
+        forms = union[2].replace("{", "").replace("}", "").replace("|", " or ")
+        message = f"{union[1]}: {', '.join(ast.literal_eval(union[3]))} is not {forms}"
     message = re.sub(r"^Error parsing (?:fields\.)?", "", message)
     after = lines[lines.index("Perhaps you meant:") :] if "Perhaps you meant:" in lines else []
     suggestions = [line.split()[0] for line in after if re.match(r"--\w", line)]

@@ -1,6 +1,5 @@
 """`mixonomy data check`."""
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
-from mixonomy.cli.arguments import parse
+from mixonomy.cli.arguments import check_out, parse
+from mixonomy.cli.predictions import json_text, printable, write_line
 
 if TYPE_CHECKING:
     from mixonomy.data.check import Check, Finding
@@ -31,7 +31,7 @@ class DataCheck:
     against: str | None = None
     """Another SOURCE: what is in both is reported too, such as test images in the data for pre-training."""
     out: Path | None = None
-    """An HTML page with pictures of what was found; none if not given."""
+    """Write a page with pictures of what was found to this .html file; none if not given."""
     data_root: str | None = None
     """Folder of the known data sets; $MIXONOMY_DATA if not given."""
     workers: int | None = None
@@ -45,6 +45,8 @@ def main(argv: list[str]) -> int:
     options = parse(DataCheck, argv, name="data check")
     if options.workers is not None and options.workers < 0:
         raise ValueError(f"--workers is {options.workers}; give 0 (no process) or more.")
+    if options.out is not None:
+        check_out(options.out, ".html")
 
     from mixonomy.data import open_source
     from mixonomy.data.check import check_source
@@ -56,14 +58,15 @@ def main(argv: list[str]) -> int:
     with Console().progress(total, 0, "image") as meter:
         check = check_source(source, other, workers=options.workers, report=lambda done: meter.update(done, ""))
     people = sys.stderr if options.json else sys.stdout
-    print("\n".join(_lines(check)), file=people)
+    for line in _lines(check):
+        write_line(printable(line), people)
     if options.out:
         from mixonomy.report.check_page import write_check_page
 
         print(f"page: {write_check_page(check, options.out)}", file=people)
     if options.json:
         page = str(options.out) if options.out else None
-        print(json.dumps({**check.to_dict(), "page": page}, ensure_ascii=False))
+        write_line(json_text({**check.to_dict(), "page": page}), sys.stdout)
     return 0 if check.is_ok else 1
 
 

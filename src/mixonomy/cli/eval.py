@@ -8,6 +8,7 @@ from typing import Literal
 from tyro.conf import FlagCreatePairsOff, Positional
 
 from mixonomy.cli.arguments import parse
+from mixonomy.cli.predictions import write_line
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def main(argv: list[str]) -> int:
     for name, value in scored.scores():
         print(f"{name:<9}{value:,}" if name == "n" else f"{name:<9}{value:.4f}", file=people)
     names = api.info_of(model).class_names or tuple(str(i) for i in range(scored.num_classes))
-    print(class_table(names, scored.per_class()), file=people)
+    write_line(class_table(names, scored.per_class()), people)
     if options.json:
         print(json.dumps({**scored.to_dict(), "classes": names}))
     return 0

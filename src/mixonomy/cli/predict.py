@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from mixonomy.cli.arguments import parse
+from mixonomy.cli.arguments import check_out, parse
 from mixonomy.cli.predictions import Table, csv_rows, display_width, json_line, plain_line, printable, write_line
 
 if TYPE_CHECKING:  # torch
@@ -97,10 +97,7 @@ def _check(options: Predict) -> None:
         if options.overwrite:
             raise ValueError("--overwrite has no effect without --out; leave it out, or give --out FILE.csv.")
         return
-    if out.suffix.lower() != ".csv":
-        raise ValueError(f"--out is {out}; give a name that ends in .csv, or use --json for JSON lines.")
-    if out.is_dir() or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise ValueError(f"cannot write to {out}; --out must be a file in a folder that exists and can be written to.")
+    check_out(out, ".csv", ", or use --json for JSON lines")
     if os.path.lexists(out) and not options.overwrite:
         raise ValueError(f"{out} exists; give another --out, or --overwrite to replace it.")
 

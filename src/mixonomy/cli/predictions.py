@@ -20,11 +20,7 @@ PERCENT_WIDTH = len("100.0%")
 
 
 def json_line(prediction: "Prediction", *, is_multilabel: bool) -> str:
-    """One JSON object: path, and classes (name, prob) or error; `predicted` too if there may be several classes.
-
-    All in ASCII where the path is no valid Unicode: it then has lone surrogates, which Python's `os.fsencode` and
-    `json` bring back to the bytes on disk.
-    """
+    """One JSON object: path, and classes (name, prob) or error; `predicted` too if there may be several classes."""
     row: dict[str, object] = {"path": prediction.path}
     if prediction.error is not None:
         row["error"] = prediction.error
@@ -32,8 +28,17 @@ def json_line(prediction: "Prediction", *, is_multilabel: bool) -> str:
         row["classes"] = _objects(prediction.classes)
         if is_multilabel:
             row["predicted"] = _objects(prediction.predicted)
-    is_unicode = prediction.path.isascii() or not any("\ud800" <= c <= "\udfff" for c in prediction.path)
-    return json.dumps(row, ensure_ascii=not is_unicode)
+    return json_text(row)
+
+
+def json_text(value: object) -> str:
+    """JSON on one line, all in ASCII where a name on disk is no valid Unicode.
+
+    It then has lone surrogates, which Python's `os.fsencode` and `json` bring back to the bytes on disk.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    is_unicode = text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
+    return text if is_unicode else json.dumps(value)
 
 
 def plain_line(prediction: "Prediction", *, is_multilabel: bool, top: int | None) -> str:
@@ -110,7 +115,7 @@ def printable(text: str) -> str:
 
 
 def write_line(text: str, stream: TextIO) -> None:
-    """Prints a line at once; what the stream's encoding lacks is escaped."""
+    """Prints text and a line's end at once; what the stream's encoding lacks is escaped."""
     encoding = stream.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
 

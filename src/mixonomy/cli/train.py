@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import shlex
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 from tyro.conf import FlagCreatePairsOff, arg
 
 from mixonomy.cli.arguments import parse
+from mixonomy.cli.predictions import write_line
 from mixonomy.recipe import Recipe, changed
 from mixonomy.recipes import choose_recipe
 
@@ -27,6 +29,11 @@ SHORT = {
     "--on-bad-image": "--data.on-bad-image",
     "--max-bad-share": "--data.max-bad-share",
 }
+# Fields that decide what others mean: they are set before the others.
+CHOICES = (
+    ("model", "name"), ("data", "eval_crop"), ("augment", "crop"), ("optim", "name"), ("data", "on_bad_image"),
+    ("augment", "randaugment_layers"), ("optim", "schedule"),
+)  # fmt: skip
 CROPS = {"center": "resmall"}  # what people say -> the paper's name
 
 
@@ -36,7 +43,7 @@ class Train:
 
     Short forms: --model NAME (--model.name), --data SOURCE (--data.source), --lr (--optim.lr), --epochs N
     (--duration "N epochs"), --crop center|squash|pad (--data.eval-crop; center is resmall), --on-bad-image and
-    --max-bad-share (--data....).
+    --max-bad-share (--data....). --image-size takes HEIGHTxWIDTH too.
     """
 
     fields: Annotated[Recipe, arg(name="")]
@@ -64,7 +71,7 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     long = expand(argv)
     base = choose_recipe(value_of(long, "--recipe"), value_of(long, "--data.source"), value_of(long, "--data-root"))
-    for section, choice in (("model", "name"), ("data", "eval_crop"), ("augment", "crop"), ("optim", "name")):
+    for section, choice in CHOICES:
         value = value_of(long, f"--{section}.{choice.replace('_', '-')}")
         with contextlib.suppress(ValidationError):  # which the parser will explain
             base = base if value is None else changed(base, **{section: {choice: value}})
@@ -91,13 +98,16 @@ def main(argv: list[str]) -> int:
     people = sys.stderr if options.json else sys.stdout
     finished = read_finished(RunFolder(run.path))
     headline = "top-1" if finished.headline == "top1" else "mean average precision"
-    print(
-        f"{headline} {finished.score:.2%} on {result['n']:,} {result['split']} images after {result['seconds']:.0f} s "
-        f"of training ({result['images_per_s']:,.0f} images/s)\nreport: {run.path / 'report.html'}",
-        file=people,
-    )
-    for number, advice in enumerate(advise(finished), start=1):
-        print(f"{number}. {advice.text}" if number > 1 else f"what to do next:\n{number}. {advice.text}", file=people)
+    lines = [
+        f"{headline} {finished.score:.2%} on {result['n']:,} images ({result['split']}) after "
+        f"{result['seconds']:.0f} s of training ({result['images_per_s']:,.0f} images/s)",
+        f"report: {run.path / 'report.html'}",
+    ]
+    found = advise(finished)
+    lines += ["what to do next:"] if found else []
+    lines += [f"{number}. {advice.text}" for number, advice in enumerate(found, start=1)]
+    for line in lines:
+        write_line(line, people)
     if options.json:
         print(json.dumps(result))
     return 0
@@ -130,6 +140,8 @@ def expand(argv: list[str]) -> list[str]:
     for i, word in enumerate(words):
         if i and words[i - 1] == "--epochs":
             out.append(f"{word} epochs")
+        elif i and words[i - 1] == "--image-size" and re.fullmatch(r"\d+x\d+", word):
+            out += word.split("x")
         elif i and words[i - 1] == "--crop":
             out.append(CROPS.get(word, word))
         else:

@@ -15,6 +15,9 @@ from mixonomy.data.sources.base import Encoded
 
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision weigh red, green and blue
 WHITE = 255  # what shows through where an image is transparent
+NO_HEIC = "HEIC needs the library libheif: `apt install libheif1` or `brew install libheif`, or save it as JPEG"
+# What Pillow's decoders raise for damaged files; AVIF's raises RuntimeError.
+DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, Image.DecompressionBombError)
 
 
 def decode(image: Encoded | Image.Image, channels: int = 3) -> Tensor:
@@ -46,6 +49,8 @@ def decode(image: Encoded | Image.Image, channels: int = 3) -> Tensor:
         try:
             pixels = decode_image(image, mode="RGB" if channels == 3 else "GRAY")
             return pixels if pixels.ndim == 3 else pixels[0]
+        except ImportError:  # libheif is not installed; nothing else is loaded that late
+            raise ValueError(f"not a readable image ({NO_HEIC})") from None
         except (RuntimeError, ValueError):  # a format that it does not know, or an odd or damaged file
             if header is None:
                 raise ValueError("not a readable image (no known format)") from None
@@ -62,7 +67,7 @@ def _header(image: bytes) -> Image.Image | None:
             return Image.open(io.BytesIO(image))
     except Image.UnidentifiedImageError:
         return None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         raise ValueError(f"not a readable image ({error})") from None
 
 
@@ -72,7 +77,7 @@ def _decode_with_pillow(opened: Image.Image, channels: int) -> Tensor:
             warnings.simplefilter("ignore")
             upright = ImageOps.exif_transpose(opened)
             pixels = torch.from_numpy(_over_white(upright, "RGB" if channels == 3 else "L"))
-    except (OSError, SyntaxError, ValueError, NotImplementedError, EOFError, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         raise ValueError(f"not a readable image ({error})") from None
     return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
 

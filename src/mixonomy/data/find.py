@@ -11,6 +11,7 @@ from typing import BinaryIO
 from mixonomy.data.sources.files import PackedStrings, has_image_ending, image_paths, is_hidden
 
 STANDARD_INPUT = "-"
+IMAGE_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n")  # of JPEG and PNG files; no path begins like them
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class FoundImages:
     """Paths in the order in which they were named, those of one folder or glob sorted.
 
     Args:
-      paths: of files; where nothing was found, the folder or glob itself.
+      paths: of files; where nothing was found or a folder cannot be searched, the folder or glob itself.
       problems: index into `paths` -> why nothing was found there.
     """
 
@@ -56,37 +57,49 @@ def _all_paths(names: Iterable[str], standard_input: BinaryIO | None, problems: 
     count = 0
     for name in names:
         if name == STANDARD_INPUT and standard_input is not None:
-            parts = [_expanded(path, globs=False) for path in _listed(standard_input.read())]
-            parts = parts or [(name, [], "no paths on standard input")]
+            rows = [row for path in _listed(standard_input.read()) for row in _expanded(path, globs=False)]
+            rows = rows or [(name, "no paths on standard input")]
         else:
-            parts = [_expanded(name, globs=True)]
-        for named, found, problem in parts:
-            if not found:
+            rows = _expanded(name, globs=True)
+        for path, problem in rows:
+            if problem:
                 problems[count] = problem
-                found = [named]
-            yield from found
-            count += len(found)
+            yield path
+            count += 1
 
 
 def _listed(content: bytes) -> Iterator[str]:
-    """Paths from a list: one per line, or between NULs where there are any (`find -print0`)."""
+    """Paths from a list: one per line, or between NULs where there are any (`find -print0`).
+
+    Raises:
+      ValueError: if it begins like an image file.
+    """
+    if content.startswith(IMAGE_STARTS):
+        raise ValueError("standard input is an image, not a list of paths; give the path of its file.")
     lines = content.split(b"\0") if b"\0" in content else (line.rstrip(b"\r") for line in content.split(b"\n"))
     return (os.fsdecode(line) for line in lines if line)
 
 
-def _expanded(name: str, *, globs: bool) -> tuple[str, list[str], str]:
-    """(the name, the paths it stands for, why there are none)."""
+def _expanded(name: str, *, globs: bool) -> list[tuple[str, str]]:
+    """(path, "") of every file that a name stands for; (folder or pattern, problem) where there are none."""
     if not os.path.lexists(name) and name.startswith("~"):  # a shell leaves it alone inside quotes
         name = os.path.expanduser(name)
     if os.path.isdir(name):
+        unsearched: list[tuple[str, str]] = []
+
+        def note(below: str, error: OSError) -> None:
+            path = os.path.join(name, below) if below else name
+            unsearched.append((path, f"a folder that cannot be searched ({error.strerror})"))
+
         try:
-            found = sorted(os.path.join(name, path) for path in image_paths(Path(name)))
+            found = [(os.path.join(name, path), "") for path in image_paths(Path(name), on_error=note)]
         except OSError as error:
-            return name, [], f"a folder that cannot be searched ({error.strerror}: {error.filename})"
-        return name, found, "a folder without images"
+            found = []
+            note("", error)
+        return sorted(found + unsearched) or [(name, "a folder without images")]
     if globs and glob.has_magic(name) and not os.path.lexists(name):
-        return name, sorted(_matches(name)), "no image matches this pattern"
-    return name, [name], ""
+        return [(path, "") for path in sorted(_matches(name))] or [(name, "no image matches this pattern")]
+    return [(name, "")]
 
 
 def _matches(pattern: str) -> Iterator[str]:

@@ -163,7 +163,7 @@ class WorkerData:
         options = _worker_options(self.workers)
         # A batch is one item: it is put together where its images are decoded.
         loader = DataLoader(self.dataset, batch_size=None, sampler=visits, collate_fn=None, **options)
-        for batch in loader:
+        for batch in _alive(loader):
             self.bad.add(*batch.bad)  # an error is raised here: a worker's would bring its traceback along
             yield batch
 
@@ -240,15 +240,15 @@ class EvalData:
                 yield images, labels[indices], indices
             return
         parts = [part.tolist() for part in self._indices.split(EVAL_BATCH)]
-        loader = DataLoader(_EvalSamples(self), batch_sampler=parts, collate_fn=list, **_worker_options(self.workers))
+        # A batch is one item: an open file between processes for each image would be more than many systems allow.
+        options = _worker_options(self.workers)
+        loader = DataLoader(_EvalBatches(self), batch_size=None, sampler=parts, collate_fn=None, **options)
         num_good = 0
-        for found, indices in zip(loader, parts, strict=True):
-            self.bad.add(*(image for image in found if isinstance(image, BadImage)))
-            good = [place for place, image in enumerate(found) if not isinstance(image, BadImage)]
-            if good:
-                seen = torch.tensor([indices[place] for place in good])
-                yield torch.stack([found[place] for place in good]), labels[seen], seen
-            num_good += len(good)
+        for images, indices, bad in _alive(loader):
+            self.bad.add(*bad)
+            if len(indices):
+                yield images, labels[indices], indices
+            num_good += len(indices)
         if not num_good:
             raise _none_readable(len(self))
 
@@ -258,11 +258,33 @@ class EvalData:
 
 
 @dataclass(frozen=True)
-class _EvalSamples(Dataset):
+class _EvalBatches(Dataset):
     data: EvalData
 
-    def __getitem__(self, index: int) -> Tensor | BadImage:
-        return self.data._one(index)
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor, tuple[BadImage, ...]]:
+        """Images uint8 [B, c, H, W], which they are, int64 [B], and those that cannot be read."""
+        found = [self.data._one(index) for index in indices]
+        good = [image for image in found if isinstance(image, Tensor)]
+        seen = [index for index, image in zip(indices, found, strict=True) if isinstance(image, Tensor)]
+        bad = tuple(image for image in found if isinstance(image, BadImage))
+        return torch.stack(good) if good else torch.empty(0), torch.tensor(seen, dtype=torch.int64), bad
+
+
+def _alive(loader: DataLoader) -> Iterator[Any]:
+    """What the workers send.
+
+    Raises:
+      ValueError: if one of them was ended from outside.
+    """
+    try:
+        yield from loader
+    except RuntimeError as error:  # torch has no type of its own for this
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ValueError(
+            "a process that decodes images was ended from outside, as happens when memory is full; give fewer "
+            "--workers (0 decodes without such processes) or a smaller --batch-size, and the same command goes on."
+        ) from None
 
 
 def _leave_ctrl_c_to_the_parent(_: int) -> None:

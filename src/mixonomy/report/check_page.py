@@ -34,7 +34,7 @@ def write_check_page(check: Check, path: str | Path) -> Path:
         _images(check),
     )
     try:
-        write_atomically(path, page.encode())
+        write_atomically(path, page)
     except OSError as error:
         raise ValueError(f"cannot write to {path} ({error.strerror}); give another --out.") from None
     return path

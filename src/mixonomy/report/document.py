@@ -8,8 +8,8 @@ from pathlib import Path
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-def document(title: str, headline: str, contents: Iterable[tuple[str, str]], *sections: str) -> str:
-    """The whole file.
+def document(title: str, headline: str, contents: Iterable[tuple[str, str]], *sections: str) -> bytes:
+    """The whole file, in UTF-8; names on disk that are no valid Unicode are shown with escapes.
 
     Args:
       title: text.
@@ -19,7 +19,7 @@ def document(title: str, headline: str, contents: Iterable[tuple[str, str]], *se
     links = "".join(f'<a href="#{anchor}">{escape(name)}</a>' for anchor, name in contents)
     nav = f"<nav>{links}</nav>" if links else ""
     style = Path(__file__).with_name("page.css").read_text()
-    return (
+    page = (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<link rel="icon" href="data:,">\n'
@@ -28,3 +28,4 @@ def document(title: str, headline: str, contents: Iterable[tuple[str, str]], *se
         + "\n".join(sections)
         + "\n</main>\n</body>\n</html>\n"
     )
+    return page.encode("utf-8", "backslashreplace")

@@ -45,6 +45,6 @@ def write_lr_page(path: Path, test: LrTest, recipe: Recipe) -> None:
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, page.encode())
+        write_atomically(path, page)
     except OSError as error:
         raise ValueError(f"cannot write {path} ({error.strerror}); give another --out.") from None

@@ -58,7 +58,7 @@ def write_report(folder: RunFolder, *, data_root: str | None = None) -> Path:
     }
     title = f"{run.result['model']} on {run.result['data']}"
     contents = [(anchor, CONTENTS[anchor]) for anchor in parts]
-    write_atomically(folder.report, document(title, own.headline(run), contents, *parts.values()).encode())
+    write_atomically(folder.report, document(title, own.headline(run), contents, *parts.values()))
     return folder.report
 
 

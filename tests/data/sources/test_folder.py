@@ -100,8 +100,32 @@ def test_name_that_is_no_unicode_can_be_used(tmp_path):
     assert len(hold_out(opened.splits["train"].pick(np.array([0, 0, 1, 1])), 0.5)[1]) == 2
 
 
+def test_order_is_that_of_composed_names(tmp_path):
+    for form in ("NFC", "NFD"):  # "e" and an accent sorts before "f", the composed letter after "z"
+        tree(tmp_path / form, *(f"a/{unicodedata.normalize(form, name)}.png" for name in ("é", "f", "z")), "b/0.png")
+    first, second = (open_source(str(tmp_path / form)) for form in ("NFC", "NFD"))
+    assert list(first.splits["train"].names) == list(second.splits["train"].names)
+    assert first.digest() == second.digest()
+
+
+def test_class_name_that_is_no_unicode_can_be_used(tmp_path):
+    tree(tmp_path, "a/0.png", "b/0.png")
+    os.rename(os.fsencode(tmp_path / "a"), os.fsencode(tmp_path) + b"/\xff")
+    assert len(open_source(str(tmp_path)).digest()) == 16
+
+
+def test_link_to_itself_is_one_unreadable_image(tmp_path):
+    tree(tmp_path, "a/0.png", "b/0.png")
+    (tmp_path / "a/loop.png").symlink_to("loop.png")
+    split = open_source(str(tmp_path)).splits["train"]
+    assert list(split.names) == ["a/0.png", "a/loop.png", "b/0.png"]
+    with pytest.raises(OSError):
+        split[1]
+
+
 def test_order_does_not_depend_on_the_order_of_the_files(tmp_path, monkeypatch):
-    tree(tmp_path, *(f"{c}/{i}.png" for c in "ab" for i in range(20)))
+    tree(tmp_path, *(f"{c}/{i}.png" for c in "ab" for i in range(20)), "a/real/0.png")
+    (tmp_path / "a/linked").symlink_to("real")  # one folder by two names: one of them counts
     before = open_source(str(tmp_path))
     scandir = os.scandir
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mixonomy.data.decode import decode
+from mixonomy.data.decode import DAMAGED, decode
 
 THUMBNAIL = 16  # pixels a side; 768 bytes an image, so 77 MB for 100,000 images
 MAX_PIXELS = 178_956_970  # Pillow opens no more: a file of a few bytes can claim any size (Image.py, MAX_IMAGE_PIXELS)
@@ -135,7 +135,7 @@ def _header(content: bytes) -> tuple[str, str, bool] | str:
             return *kind, orientation in range(2, 9)
     except Image.DecompressionBombError as error:
         return f"it claims too many pixels ({error})"
-    except (OSError, SyntaxError, ValueError, NotImplementedError):  # the decoder will say what it is, or is not
+    except DAMAGED:  # the decoder will say what it is, or is not
         return "other", "", False
 
 

@@ -98,7 +98,7 @@ class Source:
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that tell data sets apart by class names, image names and labels."""
-        digest = hashlib.sha256("\n".join(self.class_names).encode())
+        digest = hashlib.sha256("\n".join(self.class_names).encode(errors="surrogateescape"))
         for name, split in sorted(self.splits.items()):
             digest.update("\n".join([name, *split.names]).encode(errors="surrogateescape") + split.labels.tobytes())
         return digest.hexdigest()[:16]

@@ -4,14 +4,13 @@ Axes: N images, K classes.
 """
 
 import csv
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mixonomy.data.sources.base import SPLITS, Labels, Source, Split, joined, multi_hot
-from mixonomy.data.sources.files import Files, PackedStrings
+from mixonomy.data.sources.files import Files, PackedStrings, composed
 from mixonomy.data.sources.folder import SPLIT_FOLDERS
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -45,7 +44,7 @@ def open_csv(path: Path) -> Source:
     for split in (s for s in SPLITS if s in by_split):
         files = [file for _, file, _ in by_split[split]]
         labels, class_names = _labels(path, [(number, label) for number, _, label in by_split[split]], is_multilabel)
-        names = PackedStrings(unicodedata.normalize("NFC", file) for file in files)
+        names = PackedStrings(composed(file) for file in files)
         parts[split] = (Split(Files(root, PackedStrings(files)), labels, names), class_names)
     splits, class_names = joined(str(path), parts)
     if len(class_names) < 2:
@@ -82,7 +81,7 @@ def _row(path: Path, number: int, row: dict[str, str]) -> tuple[int, str, str, s
     split = SPLIT_FOLDERS.get(given.lower())
     if split is None:
         raise ValueError(f"row {number} of {path} has the split {given!r}; use {', '.join(SPLITS)}.")
-    return number, file, unicodedata.normalize("NFC", label), split
+    return number, file, composed(label), split
 
 
 def _labels(path: Path, texts: Sequence[tuple[int, str]], is_multilabel: bool) -> tuple[Labels, tuple[str, ...]]:

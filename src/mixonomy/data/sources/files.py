@@ -1,7 +1,8 @@
 """Image files on disk, found and read without one Python object for each: memory stays flat over many files."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
@@ -72,23 +73,47 @@ def has_image_ending(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
 
 
-def image_paths(folder: Path) -> Iterator[str]:
-    """Paths of all image files below a folder, relative to it with "/", in no particular order.
+def image_paths(folder: Path, on_error: Callable[[str, OSError], None] | None = None) -> Iterator[str]:
+    """Paths of all image files below a folder, relative to it with "/", in an order that names alone decide.
 
     Follows symbolic links, each folder once; leaves out hidden files and folders.
+
+    Args:
+      on_error: is told of a folder below that cannot be searched (its path relative to `folder`) instead of an
+        exception; what lies in it is left out.
     """
     pending, seen = [(folder, "")], set()
     while pending:
         current, prefix = pending.pop()
         real = os.path.realpath(current)
-        if real in seen:  # a link back to a folder above
+        if real in seen:  # a link back to a folder above, or a second link to one
             continue
         seen.add(real)
-        with os.scandir(current) as entries:
-            for entry in entries:
-                if is_hidden(entry.name):
-                    continue
-                if entry.is_dir():
-                    pending.append((Path(entry.path), f"{prefix}{entry.name}/"))
-                elif has_image_ending(entry.name):
-                    yield f"{prefix}{entry.name}"
+        try:
+            with os.scandir(current) as entries:
+                shown = [entry for entry in entries if not is_hidden(entry.name)]
+        except OSError as error:
+            if on_error is None or not prefix:
+                raise
+            on_error(prefix, error)
+            continue
+        # Of two links to one folder the first by name counts, whatever the file system's order.
+        folders = []
+        for entry in sorted(shown, key=lambda entry: composed(entry.name)):
+            if _is_folder(entry):
+                folders.append((Path(entry.path), f"{prefix}{entry.name}/"))
+            elif has_image_ending(entry.name):
+                yield f"{prefix}{entry.name}"
+        pending += reversed(folders)
+
+
+def composed(name: str) -> str:
+    """A name in Unicode's composed form (NFC): the same on every machine, whatever its file system made of it."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, say; reading it as a file will tell
+        return False

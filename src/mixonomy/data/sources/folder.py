@@ -1,12 +1,11 @@
 """A folder of class folders, with or without train/, val/ and test/."""
 
-import unicodedata
 from pathlib import Path
 
 import numpy as np
 
 from mixonomy.data.sources.base import Source, Split, joined
-from mixonomy.data.sources.files import Files, PackedStrings, has_image_ending, image_paths, is_hidden
+from mixonomy.data.sources.files import Files, PackedStrings, composed, has_image_ending, image_paths, is_hidden
 
 SPLIT_FOLDERS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Names of folders, in lower case -> split."""
@@ -67,7 +66,7 @@ def _read_classes(root: Path, prefix: str) -> tuple[Split, tuple[str, ...]]:
         )
     by_class: dict[str, list[str]] = {}
     for folder in folders:
-        class_name = unicodedata.normalize("NFC", folder)
+        class_name = composed(folder)
         by_class.setdefault(class_name, []).extend(f"{folder}/{path}" for path in image_paths(base / folder))
     if not any(by_class.values()):
         raise ValueError(
@@ -83,10 +82,10 @@ def _read_classes(root: Path, prefix: str) -> tuple[Split, tuple[str, ...]]:
     class_names = tuple(sorted(by_class))
     paths, labels = [], []
     for number, class_name in enumerate(class_names):
-        found = sorted(by_class[class_name])
+        found = sorted(by_class[class_name], key=lambda path: (composed(path), path))
         paths += found
         labels += [number] * len(found)
-    names = PackedStrings(prefix + unicodedata.normalize("NFC", path) for path in paths)
+    names = PackedStrings(prefix + composed(path) for path in paths)
     return Split(Files(base, PackedStrings(paths)), np.array(labels, dtype=np.int64), names), class_names
 
 
