@@ -21,6 +21,7 @@ _WHERE = {
     "open_source": "mixonomy.data",
     "mixing_pattern": "mixonomy.nn",
     "permuted": "mixonomy.models",
+    "resize": "mixonomy.models",
 }
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "open_source",
     "permuted",
     "predict",
+    "resize",
     "save",
     "train",
 ]
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     from mixonomy.api import evaluate, find_lr, predict, save, train
     from mixonomy.data import open_source
     from mixonomy.loading import load
-    from mixonomy.models import create, list_models, permuted
+    from mixonomy.models import create, list_models, permuted, resize
     from mixonomy.nn import mixing_pattern
     from mixonomy.recipe import Recipe
 
