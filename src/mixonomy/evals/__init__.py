@@ -2,24 +2,40 @@
 
 from mixonomy.evals.calibrate import choose_thresholds, collect, fit_temperature, tempered
 from mixonomy.evals.classify import Classification
+from mixonomy.evals.features import Features, features_of, top1
+from mixonomy.evals.fewshot import FewShot, draw_support, few_shot
+from mixonomy.evals.knn import KNN
 from mixonomy.evals.label_errors import LabelCheck, Suspect, multilabel_suspects
+from mixonomy.evals.linear_probe import LinearProbe, LinearScores, linear_probe
 from mixonomy.evals.multilabel import MultiLabel
 from mixonomy.evals.predictor import Predictor, normalise
+from mixonomy.evals.ridge import RidgeProbe
 from mixonomy.evals.score import Scores, map_classes, score
 
 __all__ = [
+    "KNN",
     "Classification",
+    "Features",
+    "FewShot",
     "LabelCheck",
+    "LinearProbe",
+    "LinearScores",
     "MultiLabel",
     "Predictor",
+    "RidgeProbe",
     "Scores",
     "Suspect",
     "choose_thresholds",
     "collect",
+    "draw_support",
+    "features_of",
+    "few_shot",
     "fit_temperature",
+    "linear_probe",
     "map_classes",
     "multilabel_suspects",
     "normalise",
     "score",
     "tempered",
+    "top1",
 ]

@@ -23,8 +23,8 @@ def resize(model: nn.Module, image_size: int | tuple[int, int], method: Method =
     """The same model for images of another size.
 
     "blocks" is the paper's scheme for a Mixer, for a height and a width that are multiples of the old ones (they need
-    not be the same multiple): the new grid of tokens is cut into blocks of the size of the old grid, and the matrices of
-    the token MLPs become block-diagonal, one copy for each block; D_S grows with the number of blocks. The logits
+    not be the same multiple): the new grid of tokens is cut into blocks of the size of the old grid, and the matrices
+    of the token MLPs become block-diagonal, one copy for each block; D_S grows with the number of blocks. The logits
     are then the mean of the given model's logits over the blocks of the image, exactly.
 
     "interpolate" suits any size: each token MLP reads the tokens resampled to the old grid, and what it writes is
@@ -114,7 +114,7 @@ def _resize_token_mlps(model: Mixer, old: Grid, new: Grid, method: Method) -> No
 
 
 def _spread(matrix: Tensor, places: Tensor) -> Tensor:
-    """[D_S, S] -> [M * D_S, M * S]: copy m of the matrix in its own rows and in the columns places[m], zero elsewhere."""
+    """[D_S, S] -> [M * D_S, M * S]: copy m of the matrix in rows of its own and the columns places[m], else zero."""
     spread = matrix.new_zeros(len(places), len(matrix), places.numel())
     for copy_of_matrix, columns in zip(spread, places, strict=True):
         copy_of_matrix[:, columns] = matrix
