@@ -143,8 +143,8 @@ def _notes(scores: Sequence[FewShot], counts: NDArray[np.int64], bad: data.BadIm
     for found in scores:
         if found.num_short:
             yield (
-                f"{found.num_short} of {len(counts)} classes have fewer than {found.shots} training images (the smallest"
-                f" has {counts.min()}) and gave all they have: {found.num_support} images in all."
+                f"{found.num_short} of {len(counts)} classes have fewer than {found.shots} training images (the "
+                f"smallest has {counts.min()}) and gave all they have: {found.num_support} images in all."
             )
     if bad.errors:
         yield f"{len(bad.errors)} images could not be read and were left out: {', '.join([*bad.errors][:5])}."

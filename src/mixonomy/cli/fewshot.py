@@ -82,7 +82,7 @@ def _lines(found: "Probing") -> Iterator[str]:
         )
     if found.linear is not None:
         linear = found.linear
-        yield f"{'linear':<26}{linear.top1:.4f}  ({linear.num_train:,} images, l2 {linear.l2:g} chosen on held-out ones)"
+        yield f"{'linear':<26}{linear.top1:.4f}  ({linear.num_train:,} images, l2 {linear.l2:g} by held-out ones)"
     if found.knn is not None:
         yield f"{'nearest neighbours':<26}{found.knn:.4f}  ({found.num_train:,} images)"
     yield from (f"note: {note}" for note in found.notes)
