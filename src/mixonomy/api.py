@@ -8,7 +8,7 @@ from typing import Any, Literal
 from torch import nn
 
 from mixonomy import data, predicting, probing, runs
-from mixonomy.evals import Classification, MultiLabel, map_classes, score
+from mixonomy.evals import Classification, MultiLabel, Real, imagenet_classes, map_classes, read_real, score
 from mixonomy.experiment import Runtime
 from mixonomy.loading import load
 from mixonomy.lr_range import LrTest
@@ -118,6 +118,7 @@ def evaluate(
     *,
     split: str | None = None,
     on_bad_image: Literal["error", "skip"] = "error",
+    real: str | Path | None = None,
     runtime: Runtime | None = None,
 ) -> Classification | MultiLabel:
     """Scores a classifier on labelled images.
@@ -128,11 +129,13 @@ def evaluate(
       split: "train", "val" or "test": of the run's own data as the run divided it, of other data as they come;
         test if not given, and all images of other data that have one split only.
       on_bad_image: what to do about images that cannot be read: stop, or leave them out.
+      real: the file real.json, to score ImageNet's validation images among them by their reassessed labels too.
       runtime: device, workers, data root.
     Returns:
       The scores; `MultiLabel` where an image may have several classes.
     Raises:
-      ValueError: if the data has classes that the model does not know, or there is no such split.
+      ValueError: if the data has classes that the model does not know, there is no such split, or `real` does not
+        suit the data.
     """
     runtime = runtime or Runtime()
     if split not in (None, *data.SPLITS):
@@ -155,6 +158,11 @@ def evaluate(
                          f"{kinds[info.is_multilabel]}; give data of the model's kind.")  # fmt: skip
     num_classes = len(info.class_names) or len(opened.class_names)
     into = MultiLabel(num_classes, info.thresholds) if images.is_multilabel else Classification(num_classes)
+    if real is not None:
+        if isinstance(into, MultiLabel):
+            raise ValueError(f"{opened.name} has images with several labels, which ReaL is not for; leave it out.")
+        classes = imagenet_classes(num_classes, opened.imagenet_indices, label_map, opened.name)
+        into.real = Real.of_names(read_real(real), images.names, classes)
     bad = data.BadImages(on_bad_image)
     return score(
         predictor, data.EvalData(images, info.preprocessing, workers=workers, bad=bad).batches(), into, label_map

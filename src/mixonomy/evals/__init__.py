@@ -9,6 +9,7 @@ from mixonomy.evals.label_errors import LabelCheck, Suspect, multilabel_suspects
 from mixonomy.evals.linear_probe import LinearProbe, LinearScores, linear_probe
 from mixonomy.evals.multilabel import MultiLabel
 from mixonomy.evals.predictor import Predictor, normalise
+from mixonomy.evals.real import Real, imagenet_classes, read_real
 from mixonomy.evals.ridge import RidgeProbe
 from mixonomy.evals.score import Scores, map_classes, score
 
@@ -22,6 +23,7 @@ __all__ = [
     "LinearScores",
     "MultiLabel",
     "Predictor",
+    "Real",
     "RidgeProbe",
     "Scores",
     "Suspect",
@@ -31,10 +33,12 @@ __all__ = [
     "features_of",
     "few_shot",
     "fit_temperature",
+    "imagenet_classes",
     "linear_probe",
     "map_classes",
     "multilabel_suspects",
     "normalise",
+    "read_real",
     "score",
     "tempered",
     "top1",
