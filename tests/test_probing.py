@@ -115,7 +115,7 @@ def test_command_prints_what_the_function_finds(weights, tmp_path, capsys):
     found = mx.probe(weights, "digits", probes=("ridge", "knn"), shots=(1, 5), num_seeds=2, cache=tmp_path)
     assert result == json.loads(json.dumps(found.to_dict())) and out.count("\n") == 1
     assert result["scores"]["n"] == 359 and result["scores"]["ridge_5shot"] == found.few_shot[1].mean > 0.2
-    assert "ridge, 5 of each class" in err and "n = 2 draws" in err
+    assert "ridge, 5 of each class" in err and "n = 2)" in err
 
 
 def test_command_says_what_is_wrong(weights, capsys):

@@ -64,7 +64,7 @@ def test_scores_are_those_of_a_ridge_probe_on_each_draw():
             probe = RidgeProbe.fit(train.values[drawn], train.labels[drawn], 3)
             assert value == top1(probe, test)
     assert [(few.shots, few.num_support, few.num_short) for few in found] == [(1, 3, 0), (30, 60, 3)]
-    assert len(set(found[0].top1)) > 1 and len(set(found[1].top1)) == 1, "with all images every draw is the same"
+    assert len(set(found[0].top1)) > 1 and len(found[1].top1) == 1, "there is one draw of all images"
 
 
 def test_scores_are_named_pairs_of_mean_spread_and_seeds():

@@ -78,7 +78,7 @@ def _lines(found: "Probing") -> Iterator[str]:
         spread = "" if few.std is None else f" ± {few.std:.4f}"
         yield (
             f"{f'ridge, {few.shots} of each class':<26}{few.mean:.4f}{spread}  "
-            f"({few.num_support:,} images, n = {len(few.top1)} draws)"
+            f"({few.num_support:,} images, n = {len(few.top1)})"
         )
     if found.linear is not None:
         linear = found.linear

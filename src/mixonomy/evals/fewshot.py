@@ -26,7 +26,8 @@ class FewShot:
 
     Args:
       shots: images of each class that were asked for.
-      top1: for each seed, the share of test images whose class is named.
+      top1: for each seed, the share of test images whose class is named; one value where a draw takes all images, since
+        there is no other draw.
       num_support: images that were there in the draw that has fewest.
       num_short: classes with fewer images than were asked for; they gave all they have.
     """
@@ -96,8 +97,11 @@ def few_shot(
     for number in shots:
         scores, sizes = [], []
         for seed in range(num_seeds):
-            support = train.of_images(draw_support(split, number, seed))
+            drawn = draw_support(split, number, seed)
+            support = train.of_images(drawn)
             probe = RidgeProbe.fit(support.values, support.labels, num_classes)
             scores.append(top1(probe, test))
             sizes.append(len(support))
+            if len(drawn) == len(split):
+                break
         yield FewShot(number, tuple(scores), min(sizes), int((counts < number).sum()))
