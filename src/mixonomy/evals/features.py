@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -52,6 +52,14 @@ class Features:
     def of_images(self, indices: Sequence[int] | NDArray[np.int64]) -> "Features":
         """The rows of these images of the split, in the order of the split; those that could not be read have none."""
         return self.pick(np.flatnonzero(np.isin(self.indices.numpy(), indices)))
+
+
+class FeatureModel(Protocol):
+    """A model whose representation before the head can be asked for."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, c, H, W] -> [B, C]."""
+        ...
 
 
 class Probe(Protocol):
@@ -143,13 +151,13 @@ Found = tuple[Tensor, Tensor, list[tuple[int, str]]]
 
 @torch.inference_mode()
 def _compute(predictor: Predictor, split: Split, workers: int, bad: BadImages) -> Found:
-    was_training = predictor.model.training
+    model, was_training = cast(FeatureModel, predictor.model), predictor.model.training
     predictor.model.eval()
     values, indices = [], []
     try:
         for images, _, where in EvalData(split, predictor.preprocessing, workers=workers, bad=bad).batches():
             with autocast(predictor.device, predictor.precision):
-                x = predictor.model.features(normalise(images.to(predictor.device), predictor.preprocessing))
+                x = model.features(normalise(images.to(predictor.device), predictor.preprocessing))
             values.append(x.float().cpu())
             indices.append(where)
     finally:
