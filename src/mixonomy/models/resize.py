@@ -48,18 +48,7 @@ def resize(model: nn.Module, image_size: int | tuple[int, int], method: Method =
         raise ValueError(f"unknown method {method!r}; use {', '.join(get_args(Method))}.")
     size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
     if isinstance(model, Mixer):
-        patch_size = int(model.stem.proj.kernel_size[0])
-        old, new = _grid_of(model, patch_size), patch_grid(size, patch_size)
-        if method == "blocks" or (method == "auto" and _is_multiple(new, old)):
-            _require_multiple(size, old, new, patch_size)
-            method = "blocks"
-        else:
-            method = "interpolate"
-        result = copy.deepcopy(model)
-        if new != old:
-            with torch.no_grad():
-                _resize_token_mlps(result, old, new, method)
-        return _with_info(result, size, (old[0] * patch_size, old[1] * patch_size), method)
+        return _resized_mixer(model, size, method)
     raise ValueError(f"a {type(model).__name__} cannot be resized; a Mixer can.")
 
 
@@ -92,6 +81,20 @@ def _resampling_of_axis(old: int, new: int) -> Tensor:
     distances = (torch.arange(old, dtype=torch.float64) - centres[:, None]).abs() / max(spacing, 1.0)
     weights = (1.0 - distances).clamp(min=0.0)
     return weights / weights.sum(1, keepdim=True)
+
+
+def _resized_mixer(model: Mixer, size: tuple[int, int], method: Method) -> Mixer:
+    patch_size = int(model.stem.proj.kernel_size[0])
+    old, new = _grid_of(model, patch_size), patch_grid(size, patch_size)
+    if method == "blocks":
+        _require_multiple(size, old, new, patch_size)
+    elif method == "auto":
+        method = "blocks" if _is_multiple(new, old) else "interpolate"
+    result = copy.deepcopy(model)
+    if new != old:
+        with torch.no_grad():
+            _resize_token_mlps(result, old, new, method)
+    return _with_info(result, size, (old[0] * patch_size, old[1] * patch_size), method)
 
 
 def _resize_token_mlps(model: Mixer, old: Grid, new: Grid, method: Method) -> None:
