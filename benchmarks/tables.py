@@ -89,6 +89,19 @@ def muon(results: Path) -> str:
     return _table(header.split("|"), lines, right=(2, 3))
 
 
+def ridge(results: Path) -> str:
+    """One line per size of RidgeProbe's problem: time on a core, by the clock, and memory."""
+    rows = read(results / "ridge.jsonl")
+    lines = []
+    for row in _newest(rows, "fit_cpu_s"):
+        same = _of_same_run(rows, row)
+        times = [_number(same.get(metric), ".1f") for metric in ("fit_cpu_s", "fit_s", "score_cpu_s", "score_s")]
+        memory = _number(same.get("peak_memory_bytes"), ",.0f", scale=1e-6)
+        lines.append([row["data"], *times, memory, row["device"], row["commit"] or "-"])
+    header = "features|fit, s on a core|by the clock|score, s on a core|by the clock|peak memory, MB|machine|commit"
+    return _table(header.split("|"), lines, right=(1, 2, 3, 4, 5))
+
+
 def label_errors(results: Path) -> str:
     """One line per share of wrong labels: how many of them were found; numbers of images are means over the seeds."""
     rows = read(results / "label_errors.jsonl")
@@ -192,6 +205,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "recipes": recipes,
     "train": train,
     "muon": muon,
+    "ridge": ridge,
     "label_errors": label_errors,
     "imagenette": imagenette,
     "folder": folder,

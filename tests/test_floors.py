@@ -19,6 +19,7 @@ FLOORS = {
     "train_state": 3.5,  # one training step and its state, which the loop drives
     "experiment": 3.6,  # what training and the range test begin with
     "predicting": 3.5,
+    "probing": 3.6,
     "training": 4,
     "lr_range": 4,  # another use of the training step
     "recipes": 5, "report": 5,

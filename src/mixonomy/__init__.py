@@ -18,13 +18,17 @@ _WHERE = {
     "find_lr": "mixonomy.api",
     "evaluate": "mixonomy.api",
     "predict": "mixonomy.api",
+    "probe": "mixonomy.api",
+    "RidgeProbe": "mixonomy.evals",
     "open_source": "mixonomy.data",
     "mixing_pattern": "mixonomy.nn",
     "permuted": "mixonomy.models",
+    "resize": "mixonomy.models",
 }
 
 __all__ = [
     "Recipe",
+    "RidgeProbe",
     "create",
     "evaluate",
     "find_lr",
@@ -34,15 +38,18 @@ __all__ = [
     "open_source",
     "permuted",
     "predict",
+    "probe",
+    "resize",
     "save",
     "train",
 ]
 
 if TYPE_CHECKING:
-    from mixonomy.api import evaluate, find_lr, predict, save, train
+    from mixonomy.api import evaluate, find_lr, predict, probe, save, train
     from mixonomy.data import open_source
+    from mixonomy.evals import RidgeProbe
     from mixonomy.loading import load
-    from mixonomy.models import create, list_models, permuted
+    from mixonomy.models import create, list_models, permuted, resize
     from mixonomy.nn import mixing_pattern
     from mixonomy.recipe import Recipe
 

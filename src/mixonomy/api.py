@@ -1,26 +1,27 @@
 """What `import mixonomy` offers: load, save, train, evaluate, predict."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
-from mixonomy import data, predicting, runs
-from mixonomy.evals import Classification, MultiLabel, map_classes, score
+from mixonomy import data, predicting, probing, runs
+from mixonomy.evals import Classification, MultiLabel, Real, imagenet_classes, map_classes, read_real, score
 from mixonomy.experiment import Runtime
 from mixonomy.loading import load
 from mixonomy.lr_range import LrTest
 from mixonomy.lr_range import find_lr as run_lr_test
 from mixonomy.models import TrainedOn, info_of, save_model
 from mixonomy.predicting import Image, Prediction, predictor_of
+from mixonomy.probing import Probing
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe
 from mixonomy.report import write_lr_page, write_report
 from mixonomy.training import train as run_training
 
-__all__ = ["Prediction", "Run", "evaluate", "find_lr", "load", "predict", "save", "train"]
+__all__ = ["Prediction", "Probing", "Run", "evaluate", "find_lr", "load", "predict", "probe", "save", "train"]
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ def evaluate(
     *,
     split: str | None = None,
     on_bad_image: Literal["error", "skip"] = "error",
+    real: str | Path | None = None,
     runtime: Runtime | None = None,
 ) -> Classification | MultiLabel:
     """Scores a classifier on labelled images.
@@ -127,11 +129,13 @@ def evaluate(
       split: "train", "val" or "test": of the run's own data as the run divided it, of other data as they come;
         test if not given, and all images of other data that have one split only.
       on_bad_image: what to do about images that cannot be read: stop, or leave them out.
+      real: the file real.json, to score ImageNet's validation images among them by their reassessed labels too.
       runtime: device, workers, data root.
     Returns:
       The scores; `MultiLabel` where an image may have several classes.
     Raises:
-      ValueError: if the data has classes that the model does not know, or there is no such split.
+      ValueError: if the data has classes that the model does not know, there is no such split, or `real` does not
+        suit the data.
     """
     runtime = runtime or Runtime()
     if split not in (None, *data.SPLITS):
@@ -154,6 +158,11 @@ def evaluate(
                          f"{kinds[info.is_multilabel]}; give data of the model's kind.")  # fmt: skip
     num_classes = len(info.class_names) or len(opened.class_names)
     into = MultiLabel(num_classes, info.thresholds) if images.is_multilabel else Classification(num_classes)
+    if real is not None:
+        if isinstance(into, MultiLabel):
+            raise ValueError(f"{opened.name} has images with several labels, which ReaL is not for; leave it out.")
+        classes = imagenet_classes(num_classes, opened.imagenet_indices, label_map, opened.name)
+        into.real = Real.of_names(read_real(real), images.names, classes)
     bad = data.BadImages(on_bad_image)
     return score(
         predictor, data.EvalData(images, info.preprocessing, workers=workers, bad=bad).batches(), into, label_map
@@ -194,3 +203,48 @@ def predict(
         model = load(model)
     runtime = runtime or Runtime()
     return predicting.predict(model, images, top=top, device=runtime.device, workers=runtime.workers)
+
+
+def probe(
+    model: nn.Module | str | Path,
+    source: str,
+    *,
+    probes: Sequence[probing.Kind] = ("ridge",),
+    shots: Sequence[int] | None = None,
+    num_seeds: int | None = None,
+    on_bad_image: Literal["error", "skip"] = "error",
+    cache: str | Path | None = probing.CACHE,
+    runtime: Runtime | None = None,
+) -> Probing:
+    """Scores simple classifiers on the features of a model, which stays as it is: what it is worth for other data.
+
+    All are fitted to training images and scored once on test images, see `mixonomy.data.plan_splits`; only the l2 of
+    the linear probe is chosen, on validation images or a held-out tenth of train, which it is then fitted to as well.
+
+    Args:
+      model: a run folder or anything `load` reads, or a loaded model with a method `features`.
+      source: a SOURCE string.
+      probes: "ridge", few images of each class, in closed form; "linear", logistic regression on all; "knn", the
+        nearest 20 of all.
+      shots: images of each class that ridge gets; 1, 5, 10 and 25 if not given.
+      num_seeds: draws of them; 3 if not given.
+      on_bad_image: what to do about images that cannot be read: stop, or leave them out.
+      cache: folder where features are kept, found again by what they depend on; None keeps nothing.
+      runtime: device, workers, data root.
+    Raises:
+      ValueError: if the data has no training images or several labels for an image, or an option has no effect.
+    """
+    runtime = runtime or Runtime()
+    if not isinstance(model, nn.Module):
+        model = load(model)
+    return probing.probe(
+        model,
+        data.open_source(source, runtime.data_root),
+        probes=probes,
+        shots=shots,
+        num_seeds=num_seeds,
+        device=runtime.device,
+        workers=runtime.workers,
+        bad=data.BadImages(on_bad_image),
+        cache=None if cache is None else Path(cache).expanduser(),
+    )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import muon
+import ridge
 import rows
 import step
 import train
@@ -119,3 +120,11 @@ def test_label_errors_counts_what_is_found_among_planted_ones(tmp_path):
     assert done.returncode == 0, done.stderr
     values = {row["metric"]: row["value"] for row in rows.read(tmp_path / "rows.jsonl")}
     assert 40 < values["wrong"] < 110 and 0 < values["right"] <= min(values["found"], values["wrong"])
+
+
+@pytest.mark.parametrize("num_images", [80, 10])
+def test_ridge_is_checked_and_timed_in_both_forms(num_images, monkeypatch):
+    monkeypatch.setattr(ridge, "NUM_TEST", 50)
+    found = ridge.measure(num_images, 16, 4)
+    assert list(found) == ["fit_s", "fit_cpu_s", "score_s", "score_cpu_s", "peak_memory_bytes"]
+    assert all(value > 0 for value in found.values())

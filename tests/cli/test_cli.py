@@ -92,6 +92,12 @@ def test_eval_prints_what_training_printed(run, capsys):
     assert call(capsys, "eval", str(run), "--split", "val", "--json")[1] != out
 
 
+def test_eval_by_real_labels_of_data_that_is_not_imagenet_is_one_sentence(run, capsys):
+    status, out, err = call(capsys, "eval", str(run), "--real", "real.json")
+    assert status == 1 and not out
+    assert err.startswith("mixonomy eval: digits does not say which of ImageNet's classes its own are; give data with")
+
+
 def test_train_ends_with_what_to_do_next(run, capsys):
     from mixonomy.report import advise, read_finished
     from mixonomy.runs import RunFolder

@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "train a model by a recipe, or go on with an unfinished run",
     "eval": "score a trained model on labelled images",
     "predict": "classify image files",
+    "fewshot": "score a model's features on other data, from few images of each class",
     "report": "write the HTML report of a run again",
     "data": "check a data set before training on it",
     "study": "what a model is made of, and how it behaves",

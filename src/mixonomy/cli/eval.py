@@ -29,6 +29,8 @@ class Eval:
     """Folder of the known data sets; $MIXONOMY_DATA if not given."""
     on_bad_image: Literal["error", "skip"] = "error"
     """What to do about images that cannot be read: stop, or leave them out."""
+    real: str | None = None
+    """The file real.json: score ImageNet's validation images by their reassessed labels (ReaL) too."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     json: FlagCreatePairsOff[bool] = False
@@ -49,11 +51,12 @@ def main(argv: list[str]) -> int:
         options.data,
         split=options.split,
         on_bad_image=options.on_bad_image,
+        real=options.real,
         runtime=Runtime(device=options.device, data_root=options.data_root),
     )
     people = sys.stderr if options.json else sys.stdout
     for name, value in scored.scores():
-        print(f"{name:<9}{value:,}" if name == "n" else f"{name:<9}{value:.4f}", file=people)
+        print(f"{name:<12}{value:,}" if isinstance(value, int) else f"{name:<12}{value:.4f}", file=people)
     names = api.info_of(model).class_names or tuple(str(i) for i in range(scored.num_classes))
     write_line(class_table(names, scored.per_class()), people)
     if options.json:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mixonomy.evals.label_errors import LabelCheck
+from mixonomy.evals.real import Real
 
 CALIBRATION_BINS = 15  # Guo et al. 2017, "On calibration of modern neural networks", section 4
 CONFUSION_CLASSES = 1000  # above this the K x K matrix is left out; per-class scores stay
@@ -53,9 +54,11 @@ class Classification:
 
     Args:
       num_classes: K.
+      real: adds up beside it how many predictions ImageNet ReaL counts as right; nothing where not given.
     """
 
     num_classes: int
+    real: Real | None = None
     n: int = 0
     top5_correct: int = 0
     nll_sum: float = 0.0
@@ -116,6 +119,8 @@ class Classification:
             if mistake.prob > known.prob:
                 self._examples[mistake.label, mistake.predicted] = mistake
         self.label_check.add(probs.numpy(), y, places)
+        if self.real is not None:
+            self.real.add(probs, places)
         self.n += len(y)
 
     @property
@@ -162,6 +167,8 @@ class Classification:
         yield "ece", self.ece
         yield "macro_f1", self.macro_f1
         yield "n", self.n
+        if self.real is not None:
+            yield from self.real.scores()
 
     def worst(self) -> list[Mistake]:
         """The most confident mistakes, worst first."""

@@ -5,6 +5,7 @@ from mixonomy.models.files import load_weights, read_npz, read_safetensors, save
 from mixonomy.models.info import ModelInfo, TrainedOn, info_of, set_info
 from mixonomy.models.mixer import SPECS, Mixer, MixerSize
 from mixonomy.models.permute import permuted, shuffle_patches
+from mixonomy.models.resize import resize
 
 __all__ = [
     "SPECS",
@@ -20,6 +21,7 @@ __all__ = [
     "permuted",
     "read_npz",
     "read_safetensors",
+    "resize",
     "save_model",
     "set_info",
     "shuffle_patches",

@@ -57,6 +57,7 @@ def save_model(model: nn.Module, path: str | Path) -> None:
         "trained_on": None if info.trained_on is None else vars(info.trained_on),
         "temperature": info.temperature,
         "thresholds": list(info.thresholds),
+        "changes": list(info.changes),
     }
     tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(Path(path), save(tensors, metadata={"mixonomy": json.dumps(content)}))
@@ -177,6 +178,7 @@ def _info_from(content: dict[str, Any]) -> ModelInfo:
         TrainedOn(**content["trained_on"]) if content.get("trained_on") else None,
         content.get("temperature", 1.0),
         tuple(content.get("thresholds", ())),
+        tuple(content.get("changes", ())),
     )
 
 

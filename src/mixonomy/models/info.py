@@ -36,6 +36,7 @@ class ModelInfo:
       trained_on: its data; None where that is unknown.
       temperature: what log-probabilities are divided by, chosen on validation data; 1 changes nothing.
       thresholds: where an image may have several classes: the probability from which each is predicted; else empty.
+      changes: what was done to the weights after they were trained, such as another image size, in order.
     """
 
     arguments: dict[str, Any]
@@ -46,6 +47,7 @@ class ModelInfo:
     trained_on: TrainedOn | None = None
     temperature: float = 1.0
     thresholds: tuple[float, ...] = ()
+    changes: tuple[str, ...] = ()
 
     @property
     def is_multilabel(self) -> bool:

@@ -80,6 +80,7 @@ class Source:
     Args:
       channels: 3, or 1 where the images are grey by nature.
       notes: what a person should know before using it, such as folders that were left out; one sentence each.
+      imagenet_indices: for each class its number among ImageNet's 1,000; empty where the data does not say.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Source:
     splits: dict[str, Split]
     channels: int = 3
     notes: tuple[str, ...] = ()
+    imagenet_indices: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return sum(len(split) for split in self.splits.values())

@@ -4,7 +4,7 @@ Axes: N images, K classes.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ class _Column:
 def open_file(path: Path) -> Source:
     """Opens one file as a data set with a train split only."""
     split, class_names, channels = read(path)
-    return Source(path.stem, class_names, {"train": split}, channels)
+    indices = _imagenet_indices(path, len(class_names))
+    return Source(path.stem, class_names, {"train": split}, channels, imagenet_indices=indices)
 
 
 def siblings(prefix: Path) -> dict[str, Path]:
@@ -41,7 +42,10 @@ def siblings(prefix: Path) -> dict[str, Path]:
 
 def open_prefix(prefix: Path, name: str) -> Source:
     """Joins PREFIX_train.parquet, PREFIX_val.parquet and PREFIX_test.parquet, as far as they exist."""
-    return join_files(name, {split: read(path) for split, path in siblings(prefix).items()})
+    paths = siblings(prefix)
+    source = join_files(name, {split: read(path) for split, path in paths.items()})
+    first = next(iter(paths.values()))  # whose class names are those of the source, see `joined`
+    return replace(source, imagenet_indices=_imagenet_indices(first, len(source.class_names)))
 
 
 def join_files(name: str, parts: dict[str, tuple[Split, tuple[str, ...], int]]) -> Source:
@@ -100,6 +104,22 @@ def read(path: Path, *shards: Path) -> tuple[Split, tuple[str, ...], int]:
     if channels not in (b"1", b"3"):
         raise ValueError(f"{path} says it has {channels.decode()!r} channels; 1 (grey) and 3 (RGB) are read.")
     return Split(_Column(images), labels, names), class_names, int(channels)
+
+
+def _imagenet_indices(path: Path, num_classes: int) -> tuple[int, ...]:
+    """For each class its number among ImageNet's 1,000, by the file's metadata; empty where it has none."""
+    import pyarrow.parquet as pq
+
+    content = (pq.read_schema(path).metadata or {}).get(b"imagenet_indices", b"[]")
+    try:
+        indices = tuple(int(index) for index in json.loads(content))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} has imagenet_indices in its metadata that cannot be read ({error!r}).") from None
+    if indices and (len(indices) != num_classes or not set(indices) <= set(range(1000))):
+        raise ValueError(
+            f"{path} has {len(indices)} imagenet_indices for {num_classes} classes; give one from 0 to 999 each."
+        )
+    return indices
 
 
 def _column(table: Any, path: Path, wanted: str, candidates: list[str]) -> str:
