@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+_FORMS = {"FLOAT": "a number", "INT": "a whole number", "INT INT": "two of them"}  # tyro's words
 
 
 def parse(command: type[T], argv: list[str], *, name: str, default: T | None = None) -> T:
@@ -70,8 +71,9 @@ def _sentence(box: str) -> str:
         message = "; ".join(f"{section}{problem}" for problem in problems)
     no_form = r"(?i)Error parsing ([\w.-]+): no type matching (.+?) could be instantiated from (\[.*?\])\."
     if union := re.match(no_form, message):
-        forms = union[2].replace("{", "").replace("}", "").replace("|", " or ")
-        message = f"{union[1]}: {', '.join(ast.literal_eval(union[3]))} is not {forms}"
+        forms = [form.strip(" {}") for form in union[2].split("|")]
+        readable = " or ".join(_FORMS.get(form, form) for form in forms if form != "None")
+        message = f"{union[1]}: {', '.join(ast.literal_eval(union[3]))} is not {readable}"
     message = re.sub(r"^Error parsing (?:fields\.)?", "", message)
     after = lines[lines.index("Perhaps you meant:") :] if "Perhaps you meant:" in lines else []
     suggestions = [line.split()[0] for line in after if re.match(r"--\w", line)]
