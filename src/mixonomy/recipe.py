@@ -42,10 +42,16 @@ class Model(Section):
     """Which model. Sizes that are not given come from the name's table."""
 
     CHOICE = "name"
-    READ_BY = dict.fromkeys(("patch_size", "hidden_dim", "num_blocks", "tokens_mlp_dim", "channels_mlp_dim"), ())
+    READ_BY = dict.fromkeys(
+        (
+            *("patch_size", "hidden_dim", "num_blocks", "tokens_mlp_dim", "channels_mlp_dim"),
+            *("gelu", "init", "stem"),
+        ),
+        (),
+    )
 
     name: str = "mixer"
-    """A name from `mixonomy list models`, or "mixer" with all five sizes given."""
+    """A name from `mixonomy list models`, "mixer" with all five sizes given, or timm:NAME for any model of timm."""
     patch_size: Count | None = None
     """P, in pixels."""
     hidden_dim: Count | None = None
@@ -56,14 +62,18 @@ class Model(Section):
     """D_S, width of the token MLP."""
     channels_mlp_dim: Count | None = None
     """D_C, width of the channel MLP."""
-    gelu: Literal["tanh", "erf"] = "tanh"
-    """tanh as in Google's weights, erf as in timm's."""
-    init: Literal["flax", "timm"] = "flax"
-    """Whose initial weights: flax is LeCun-normal, timm is Xavier-uniform."""
+    gelu: Literal["tanh", "erf"] | None = None
+    """tanh as in Google's weights, erf as in timm's; tanh if not given."""
+    init: Literal["flax", "timm"] | None = None
+    """Whose initial weights: flax is LeCun-normal, timm is Xavier-uniform; flax if not given."""
+    stem: Literal["auto", "imagenet", "small"] | None = None
+    """For timm:NAME: small keeps the size of the image in the first layers, imagenet is timm's own; auto, if not given,
+    takes small up to 64 pixels where it is known."""
     dropout: Share = 0.0
-    """Probability inside the MLPs."""
+    """Probability inside the MLPs; of timm:NAME before the head."""
     drop_path: Share = 0.0
-    """Stochastic depth: probability in the last block, growing linearly from 0 in the first."""
+    """Stochastic depth: probability in the last block, growing linearly from 0 in the first; timm:NAME has its own
+    rule."""
     head_bias: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Initial bias of the head; -ln(classes) suits the sigmoid loss."""
 

@@ -7,6 +7,8 @@ from torch import nn
 
 from mixonomy.models.info import ModelInfo, set_info
 from mixonomy.models.mixer import SPECS, Mixer, MixerSize
+from mixonomy.models.timm_model import CURATED, PREFIX, create_timm
+from mixonomy.models.timm_stem import Stem
 from mixonomy.nn.init import Init
 from mixonomy.nn.mlp import Gelu
 from mixonomy.preprocessing import Preprocessing
@@ -18,8 +20,8 @@ SIZES = tuple(MixerSize.__dataclass_fields__)
 
 
 def list_models() -> list[str]:
-    """The names that `create` knows; "mixer" is a Mixer of any shape."""
-    return ["mixer", *SPECS]
+    """The names that `create` knows; "mixer" is a Mixer of any shape, and of timm's models these are a few."""
+    return ["mixer", *SPECS, *CURATED]
 
 
 def create(
@@ -33,8 +35,9 @@ def create(
     num_blocks: int | None = None,
     tokens_mlp_dim: int | None = None,
     channels_mlp_dim: int | None = None,
-    gelu: Gelu = "tanh",
-    init: Init = "flax",
+    gelu: Gelu | None = None,
+    init: Init | None = None,
+    stem: Stem | None = None,
     dropout: float = 0.0,
     drop_path: float = 0.0,
     head_bias: float = 0.0,
@@ -44,16 +47,20 @@ def create(
     Draws initial weights from torch's generator; call `torch.manual_seed` first for the same weights.
 
     Args:
-      name: one of `list_models()`; "mixer" needs all five sizes, other names take them from the paper.
+      name: one of `list_models()`, or "timm:" and the name of any model of timm; "mixer" needs all five sizes, other
+        names take them from the paper.
       image_size: pixels, one number or (height, width), multiples of the patch size.
       patch_size, hidden_dim, num_blocks, tokens_mlp_dim, channels_mlp_dim: replace the name's sizes.
-      gelu: "tanh" as in Google's weights, "erf" as in timm's.
-      init: "flax" or "timm", whose initial weights.
-      dropout: probability inside the MLPs.
-      drop_path: stochastic depth of the last block, growing linearly from 0.
+      gelu: "tanh" as in Google's weights, "erf" as in timm's; tanh if not given.
+      init: "flax" or "timm", whose initial weights; flax if not given.
+      stem: for models of timm: "imagenet" as timm has it, "small" for small images, or "auto", see `create_timm`; auto
+        if not given.
+      dropout: probability inside the MLPs; of a model of timm before the head.
+      drop_path: stochastic depth of the last block, growing linearly from 0; of a model of timm by its own rule.
       head_bias: initial bias of the head.
     Raises:
-      ValueError: for an unknown name, a missing size, or an image size that the patch size does not divide.
+      ValueError: for an unknown name, a missing size, an option that the model does not read, or an image size that
+        does not suit it.
     """
     given = {
         "patch_size": patch_size,
@@ -62,14 +69,30 @@ def create(
         "tokens_mlp_dim": tokens_mlp_dim,
         "channels_mlp_dim": channels_mlp_dim,
     }
-    height_width = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
-    size = _size(name, {key: value for key, value in given.items() if value is not None})
-    for what, value in (("num_classes", num_classes), ("in_channels", in_channels), *vars(size).items()):
-        if value < 1:
-            raise ValueError(f"{what} is {value}; give at least 1.")
-    for what, value in (("dropout", dropout), ("drop_path", drop_path)):
-        if not 0.0 <= value < 1.0:
-            raise ValueError(f"{what} is {value}; give a probability from 0 to less than 1.")
+    height_width = as_height_width(image_size)
+    sizes = {key: value for key, value in given.items() if value is not None}
+    if name.startswith(PREFIX):
+        unread = [*sizes, *(key for key, value in (("gelu", gelu), ("init", init)) if value is not None)]
+        if unread:
+            raise ValueError(f"{unread[0]} has no effect on {name}; leave it out.")
+        _check_counts({"num_classes": num_classes, "in_channels": in_channels})
+        _check_counts(dict(zip(("the image's height", "the image's width"), height_width, strict=True)))
+        _check_probabilities({"dropout": dropout, "drop_path": drop_path})
+        return create_timm(
+            name,
+            num_classes=num_classes,
+            image_size=height_width,
+            in_channels=in_channels,
+            stem=stem or "auto",
+            dropout=dropout,
+            drop_path=drop_path,
+            head_bias=head_bias,
+        )
+    if stem is not None:
+        raise ValueError(f"stem has no effect on {name}; it belongs to models of timm.")
+    size, gelu, init = _size(name, sizes), gelu or "tanh", init or "flax"
+    _check_counts({"num_classes": num_classes, "in_channels": in_channels, **vars(size)})
+    _check_probabilities({"dropout": dropout, "drop_path": drop_path})
     if drop_path and size.num_blocks == 1:
         raise ValueError("drop_path grows from 0 in the first block, so it has no effect on one block; leave it out.")
     for what, value, allowed in (("gelu", gelu, get_args(Gelu)), ("init", init, get_args(Init))):
@@ -100,11 +123,28 @@ def create(
     return model
 
 
+def as_height_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of one number or of itself."""
+    return (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+
+
 def create_from(
     config: "recipe.Model", *, num_classes: int, image_size: tuple[int, int], in_channels: int
 ) -> nn.Module:
     """The model that a recipe describes."""
     return create(num_classes=num_classes, image_size=image_size, in_channels=in_channels, **config.model_dump())
+
+
+def _check_counts(counts: dict[str, int]) -> None:
+    for what, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{what} is {value}; give at least 1.")
+
+
+def _check_probabilities(values: dict[str, float]) -> None:
+    for what, value in values.items():
+        if not 0.0 <= value < 1.0:
+            raise ValueError(f"{what} is {value}; give a probability from 0 to less than 1.")
 
 
 def _size(name: str, given: dict[str, int]) -> MixerSize:
