@@ -75,8 +75,8 @@ def _found(
         return read_npz(path, size)
     if path.suffix.lower() in PICKLED:
         raise ValueError(
-            f"{path} is neither a run folder nor .safetensors nor .npz, and files like it may hold a program: it is not "
-            f"opened; convert it where you trust it, such as by safetensors.torch.save_file."
+            f"{path} is neither a run folder nor .safetensors nor .npz, and files like it may hold a program, so it is "
+            f"not opened; where you trust it, convert it to .safetensors first."
         )
     if path.suffix != ".safetensors":
         raise ValueError(f"{path} is neither a run folder nor .safetensors nor .npz; other formats are not read.")

@@ -96,7 +96,7 @@ def read_npz(path: str | Path, image_size: tuple[int, int] | None = None) -> nn.
     """Reads a Mixer in Google's .npz layout; tanh GELU, pixels in [-1, 1].
 
     Args:
-      image_size: (height, width) in pixels that the weights are for; square if not given.
+      image_size: (height, width) in pixels that the weights are for, if their tokens are as many; else it is square.
     Raises:
       ValueError: if the file is damaged, pickled, unpacks to far more than its size, or its keys, shapes or values are
         not those of a Mixer.
@@ -116,7 +116,7 @@ def read_npz(path: str | Path, image_size: tuple[int, int] | None = None) -> nn.
         raise ValueError(f"{path} cannot be read as an .npz of plain arrays ({reason}).") from None
     except KeyError as error:
         raise ValueError(f"{path} is no official Mixer file: it has no {error}.") from None
-    if image_size is None:
+    if image_size is None or num_tokens != (image_size[0] // size.patch_size) * (image_size[1] // size.patch_size):
         side = round(num_tokens**0.5)
         if side * side != num_tokens:
             raise ValueError(f"{path} has {num_tokens} tokens, which make no square grid; give image_size.")

@@ -199,7 +199,10 @@ def _checked(config: dict[str, Any]) -> TimmConfig:
 
 
 def _preprocessing(said: dict[str, Any], channels: int, image_size: tuple[int, int]) -> Preprocessing | None:
-    """timm's evaluation: the shorter side to image size / crop_pct, then the centre (timm data/transforms_factory.py)."""
+    """timm's evaluation: the shorter side to image size / crop_pct, then the centre; None for other than 1 or 3 channels.
+
+    Source: timm data/transforms_factory.py, `transforms_imagenet_eval`.
+    """
     if channels not in (1, 3):
         return None
     crop_pct = said.get("crop_pct", 0.875)
