@@ -6,12 +6,15 @@ from mixonomy.models.info import ModelInfo, TrainedOn, info_of, set_info
 from mixonomy.models.mixer import SPECS, Mixer, MixerSize
 from mixonomy.models.permute import permuted, shuffle_patches
 from mixonomy.models.reading import read_safetensors
+from mixonomy.models.timm_model import CURATED, TimmModel
 
 __all__ = [
+    "CURATED",
     "SPECS",
     "Mixer",
     "MixerSize",
     "ModelInfo",
+    "TimmModel",
     "TrainedOn",
     "create",
     "create_from",

@@ -41,7 +41,7 @@ class Published:
       gelu: "tanh", "erf", or "-" for another activation.
       licence: SPDX, and who states it.
       reported: accuracies.
-      note: traps.
+      note: traps, several joined by "; ".
       file_mib: size of the file, MiB, where published.
     """
 
@@ -68,10 +68,10 @@ _GOOGLE = "Apache-2.0 (the repository google-research/vision_transformer; the bu
 
 _TRAP = (
     "the tag says 21k and then 1k, but these are almost certainly the weights trained on ImageNet-1k alone: Google "
-    "published no Mixer of 21k and then 1k, timm calls them 1k-pretrained, and their accuracy is that of the paper's "
-    "1k-only row"
+    "published no Mixer of 21k and then 1k, timm's own docstrings call them 1k-pretrained, and their accuracy is close "
+    "to the paper's 1k-only row and far from its 21k row"
 )
-_HEAD = "the accuracy is after fine-tuning on ImageNet-1k; the published head answers with 21,843 classes"
+_HEAD = "the accuracies are after fine-tuning, and the published head is that of 21,843 classes"
 _ERF = "trained with the tanh form of GELU and published for the erf form: almost the same answers"
 
 
@@ -343,4 +343,4 @@ def _of_others() -> tuple[Published, ...]:
 
 
 PUBLISHED = (*_of_mixers(), *_of_others())
-"""Source: vision_transformer vit_jax.ipynb and README (bucket, sizes); timm models/*.py (tags, pixels, crop, licence)."""
+"""Source: vision_transformer vit_jax.ipynb and README (bucket, sizes); timm models/*.py (tags, pixels, licence)."""

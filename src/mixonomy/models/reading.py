@@ -199,7 +199,7 @@ def _checked(config: dict[str, Any]) -> TimmConfig:
 
 
 def _preprocessing(said: dict[str, Any], channels: int, image_size: tuple[int, int]) -> Preprocessing | None:
-    """timm's evaluation: the shorter side to image size / crop_pct, then the centre; None for other than 1 or 3 channels.
+    """timm's evaluation: the shorter side to image size / crop_pct, then the centre; None without 1 or 3 channels.
 
     Source: timm data/transforms_factory.py, `transforms_imagenet_eval`.
     """
