@@ -14,6 +14,8 @@ _WHERE = {
     "Recipe": "mixonomy.recipe",
     "load": "mixonomy.loading",
     "save": "mixonomy.api",
+    "save_pretrained": "mixonomy.publishing",
+    "push_to_hub": "mixonomy.publishing",
     "train": "mixonomy.api",
     "find_lr": "mixonomy.api",
     "evaluate": "mixonomy.api",
@@ -34,7 +36,9 @@ __all__ = [
     "open_source",
     "permuted",
     "predict",
+    "push_to_hub",
     "save",
+    "save_pretrained",
     "train",
 ]
 
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from mixonomy.loading import load
     from mixonomy.models import create, list_models, permuted
     from mixonomy.nn import mixing_pattern
+    from mixonomy.publishing import push_to_hub, save_pretrained
     from mixonomy.recipe import Recipe
 
 

@@ -303,3 +303,39 @@ def _num_features(architecture: str, body: nn.Module, image_size: tuple[int, int
     if not isinstance(features, Tensor) or features.ndim != 2:
         raise ValueError(f"{PREFIX}{architecture} gives no features [B, C]; use another model.")
     return features.shape[1]
+
+
+def adapter_to_timm(model: TimmModel, arguments: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors in timm's names and shapes, and the config.json by which timm builds the model.
+
+    Args:
+      arguments: of `create`, as `info_of` gives them.
+    Raises:
+      ValueError: if timm itself cannot build the model.
+    """
+    import timm
+
+    if arguments["stem"] == "small":
+        raise ValueError("its small stem is none of timm's")
+    architecture, size = architecture_of(arguments["name"]), tuple(arguments["image_size"])
+    options: dict[str, Any] = {"num_classes": arguments["num_classes"], "in_chans": arguments["in_channels"]}
+    options |= {"img_size": size} if is_fixed_size(architecture) else {}
+    state, names = model.state_dict(), timm_names(model)
+    with torch.random.fork_rng(devices=[]):
+        theirs = timm.create_model(architecture, pretrained=False, **options).state_dict()
+    tensors = {theirs_name: state[ours] for ours, theirs_name in names.items()}
+    if tensors.keys() != theirs.keys():
+        raise ValueError(f"its tensors are not those of timm's {architecture}")
+    tensors = {name: tensor.reshape(theirs[name].shape) for name, tensor in tensors.items()}  # 1 x 1 classifiers
+    cfg = _config(architecture)
+    config = {
+        "architecture": architecture,
+        "num_classes": arguments["num_classes"],
+        "num_features": model.head.in_features,
+        "pretrained_cfg": {
+            "first_conv": cfg.first_conv,
+            "classifier": cfg.classifier,
+            "fixed_input_size": bool(cfg.fixed_input_size),
+        },
+    }
+    return tensors, config
