@@ -28,6 +28,11 @@ class Section(BaseModel):
     READ_BY: ClassVar[dict[str, tuple[str, ...]]] = {}
     """Field -> the values of CHOICE that read it; with no other may it be given. Empty: each reads it in its way."""
 
+    @classmethod
+    def unread(cls, choice: str) -> list[str]:
+        """The fields that go back to None where another choice becomes this one."""
+        return [field for field, readers in cls.READ_BY.items() if choice not in readers]
+
     @model_validator(mode="after")
     def _nothing_is_ignored(self):
         for field, readers in self.READ_BY.items():
@@ -42,13 +47,7 @@ class Model(Section):
     """Which model. Sizes that are not given come from the name's table."""
 
     CHOICE = "name"
-    READ_BY = dict.fromkeys(
-        (
-            *("patch_size", "hidden_dim", "num_blocks", "tokens_mlp_dim", "channels_mlp_dim"),
-            *("gelu", "init", "stem"),
-        ),
-        (),
-    )
+    READ_BY = dict.fromkeys(("patch_size", "hidden_dim", "num_blocks", "tokens_mlp_dim", "channels_mlp_dim"), ())
 
     name: str = "mixer"
     """A name from `mixonomy list models`, "mixer" with all five sizes given, or timm:NAME for any model of timm."""
@@ -76,6 +75,11 @@ class Model(Section):
     rule."""
     head_bias: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Initial bias of the head; -ln(classes) suits the sigmoid loss."""
+
+    @classmethod
+    def unread(cls, choice: str) -> list[str]:
+        """Sizes belong to a name; the kind of stem to timm's models, GELU and initial weights to ours."""
+        return [*super().unread(choice), *(("gelu", "init") if choice.startswith("timm:") else ("stem",))]
 
 
 class Data(Section):
@@ -254,8 +258,7 @@ def changed(recipe: Recipe, **changes: Any) -> Recipe:
         if isinstance(old, Section) and isinstance(value, dict):
             choice = value.get(old.CHOICE, None)
             if choice is not None and choice != getattr(old, old.CHOICE):
-                dropped = {field: None for field, readers in old.READ_BY.items() if choice not in readers}
-                value = {**dropped, **value}
+                value = {**dict.fromkeys(old.unread(choice)), **value}
             value = {**values[key], **value}
         values[key] = value
     return Recipe.model_validate(values)

@@ -49,7 +49,8 @@ def timm_repo(text: str) -> str:
     if not ARCHITECTURE.fullmatch(architecture) or not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=1, cutoff=0.5)
         hint = f"did you mean '{PREFIX}{near[0]}'? " if near else ""
-        raise ValueError(f"timm has no model {architecture[:100]!r}; {hint}`mixonomy list weights` shows some.")
+        given = text.removeprefix(PREFIX)[:100]
+        raise ValueError(f"timm has no model {given!r}; {hint}`mixonomy list weights` shows some.")
     tags = [name.partition(".")[2] for name, cfg in get_arch_pretrained_cfgs(architecture).items() if cfg.hf_hub_id]
     if tag and (not _TAG.fullmatch(tag) or tag not in tags):
         raise ValueError(f"timm has no weights {tag[:100]!r} of {architecture}; use {_listed(tags)}.")

@@ -137,7 +137,8 @@ def architecture_of(name: str) -> str:
     if not ARCHITECTURE.fullmatch(architecture) or not timm.is_model(architecture):
         near = difflib.get_close_matches(architecture, timm.list_models(), n=1, cutoff=0.5)
         hint = f"did you mean '{PREFIX}{near[0]}'? " if near else ""
-        raise ValueError(f"timm has no model {architecture[:100]!r}; {hint}`timm.list_models()` shows all its names.")
+        given = name.removeprefix(PREFIX)[:100]
+        raise ValueError(f"timm has no model {given!r}; {hint}`timm.list_models()` shows all its names.")
     if tag:
         raise ValueError(
             f"{name!r} names weights, by the tag {tag!r}; load them by mixonomy.load, or leave the tag out for a fresh "
