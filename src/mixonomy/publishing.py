@@ -101,7 +101,8 @@ def _save(model: nn.Module | str | Path, folder: Path, licence: str | None, name
     info = info_of(model)
     if not info.arguments:
         raise ValueError(
-            f"a {type(model).__name__} of your own is built by your own code; publish that beside a file of mixonomy.save."
+            f"a {type(model).__name__} of your own is built by your own code; publish that, beside what mixonomy.save "
+            f"writes."
         )
     layout = _layout(model, info)
     config = {"mixonomy": _described(info)} if layout.timm is None else _with_timm(layout.timm, info)

@@ -46,10 +46,10 @@ def tiny() -> nn.Module:
 
 def refusal(where) -> str:
     """The one sentence that loading ends with, quickly."""
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ValueError) as error:
         mx.load(where)
-    assert time.perf_counter() - start < 20, "a file makes nobody wait"
+    assert time.process_time() - start < 10, "a file makes nobody wait"
     text = str(error.value)
     assert "\n" not in text.strip() and text.endswith(".") and len(text) < 1500, text
     return text
@@ -219,8 +219,19 @@ def test_hostile_descriptions_are_refused(saved, changes):
     assert "model.safetensors" in refusal(described(saved, **changes))
 
 
-@pytest.mark.parametrize("changes", [{"resize": 1e9}, {"resize": float("nan")}, {"mean": [1e400] * 3}, {"std": [0.0] * 3},
-                                     {"mean": ["x"] * 3}, {"image_size": [10**400, 8]}, {"crop": "../x"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"resize": 1e9},
+        {"resize": float("nan")},
+        {"mean": [1e400] * 3},
+        {"mean": ["x"] * 3},
+        {"std": [0.0] * 3},
+        {"image_size": [10**400, 8]},
+        {"crop": "../x"},
+    ],
+    ids=lambda changes: str(changes)[:40],
+)
 def test_hostile_preprocessing_is_refused(saved, changes):
     with safe_open(saved, framework="pt") as file:
         preprocessing = json.loads(file.metadata()["mixonomy"])["preprocessing"]
@@ -331,6 +342,6 @@ def test_own_models_load_and_predict_without_timm(saved):
     code = (
         "import sys, numpy, mixonomy as mx\n"
         f"list(mx.predict({str(saved)!r}, [numpy.zeros((9, 9, 3), numpy.uint8)]))\n"
-        "assert not {'timm', 'torchvision', 'pydantic', 'huggingface_hub'} & set(sys.modules)"
+        "assert not {'timm', 'torchvision', 'huggingface_hub'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

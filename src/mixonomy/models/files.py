@@ -165,7 +165,7 @@ def misfits(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> str:
 
 # What numpy and zipfile raise for files that are damaged, encrypted, pickled or no .npz at all.
 _UNREADABLE = (
-    *(OSError, ValueError, TypeError, IndexError, AttributeError, EOFError, RuntimeError, MemoryError),
+    *(OSError, ValueError, TypeError, IndexError, AttributeError, EOFError, RuntimeError, MemoryError, OverflowError),
     *(zlib.error, zipfile.BadZipFile),
 )
 
