@@ -219,3 +219,26 @@ def test_curated_model_takes_a_step_at_its_own_size(name):
         features = model.eval().features(images)
         assert features.shape == (2, model.head.in_features) and features.isfinite().all()
         torch.testing.assert_close(model.features(images[:1]), features[:1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_model_of_timm_trains_resumes_is_evaluated_and_predicts(tmp_path):
+    import numpy as np
+
+    from mixonomy.recipe import changed
+    from mixonomy.recipes import load_recipe
+
+    recipe = changed(
+        load_recipe("digits"),
+        model={"name": "timm:test_resnet"},
+        duration="4 steps",
+        eval_every="2 steps",
+        precision="fp32",
+    )
+    run = mx.train(recipe, tmp_path / "run")
+    assert run.result["model"] == "timm:test_resnet" and (run.path / "report.html").is_file()
+    model = mx.load(run.path)
+    assert isinstance(model, TimmModel) and info_of(model).arguments["stem"] == "small"
+    assert mx.evaluate(run.path).top1 == run.result["top1"]
+    (answer,) = mx.predict(model, [np.zeros((8, 8), np.uint8)])
+    assert len(answer.classes) == 5 and mx.train(recipe, tmp_path / "run").result == run.result
