@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from mixonomy.models import info_of, read_npz, set_info
@@ -116,7 +117,8 @@ def _at_size(model: nn.Module, size: tuple[int, int], where: str) -> nn.Module:
     state = model.state_dict()
     if isinstance(model, TimmModel):
         options = {key: value for key, value in arguments.items() if key not in ("name", "image_size")}
-        fresh: nn.Module = create_timm(arguments["name"], image_size=size, **options)
+        with torch.random.fork_rng(devices=[]):
+            fresh: nn.Module = create_timm(arguments["name"], image_size=size, **options)
     else:
         fresh = empty_model(arguments)
     if misfits(fresh.state_dict(), state):

@@ -240,9 +240,9 @@ def _of_others() -> tuple[Published, ...]:
         for tag, text in (("in1k", "ImageNet-1k"), ("distilled_in1k", "ImageNet-1k, distilled"))
     }
     convmixer = (
-        ("convmixer_1536_20.in1k", 51_625_960, 81.382, "GELU", "erf"),
-        ("convmixer_768_32.in1k", 21_110_248, 80.158, "ReLU instead of GELU", "-"),
-        ("convmixer_1024_20_ks9_p14.in1k", 24_383_464, 76.944, "GELU", "erf"),
+        ("convmixer_1536_20.in1k", "convmixer-1536/20", 51_625_960, 81.382, "", "erf"),
+        ("convmixer_768_32.in1k", "convmixer-768/32", 21_110_248, 80.158, "ReLU instead of GELU", "-"),
+        ("convmixer_1024_20_ks9_p14.in1k", "convmixer-1024/20", 24_383_464, 76.944, "", "erf"),
     )
     return (
         *(
@@ -267,12 +267,17 @@ def _of_others() -> tuple[Published, ...]:
         Published("timm:vit_base_patch32_224.sam_in1k", "vit-b/32", trained_on="ImageNet-1k with SAM", crop=0.9),
         Published("timm:vit_base_patch16_224.sam_in1k", "vit-b/16", trained_on="ImageNet-1k with SAM", crop=0.9),
         *(
-            Published(f"timm:{name}", f"resmlp-{size.replace('_', '-')}", trained_on=text, pixels=_IMAGENET)
+            Published(
+                f"timm:{name}",
+                "resmlp-b24/8" if size == "big_24" else f"resmlp-{size}",
+                trained_on=text,
+                pixels=_IMAGENET,
+            )
             for name, (size, text) in resmlp.items()
         ),
         Published(
             "timm:resmlp_big_24_224.fb_in22k_ft_in1k",
-            "resmlp-big-24",
+            "resmlp-b24/8",
             trained_on="ImageNet-22k, then ImageNet-1k",
             pixels=_IMAGENET,
         ),
@@ -280,7 +285,7 @@ def _of_others() -> tuple[Published, ...]:
         *(
             Published(
                 f"timm:{name}",
-                "convmixer",
+                model,
                 trained_on="ImageNet-1k",
                 params=params,
                 pixels=_IMAGENET,
@@ -290,7 +295,7 @@ def _of_others() -> tuple[Published, ...]:
                 note=note,
                 reported=(Reported("imagenet1k", top1, _TIMM),),
             )
-            for name, params, top1, note, gelu in convmixer
+            for name, model, params, top1, note, gelu in convmixer
         ),
         Published(
             "timm:resnetv2_50x1_bit.goog_in21k_ft_in1k",

@@ -22,7 +22,8 @@ BROKEN = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, Overflo
 """What building a model from a hostile description raises; a RecursionError is a RuntimeError."""
 
 _PLAIN_ARGS = ("img_size", "in_chans", "num_classes", "global_pool")
-"""timm's model_args that change no layer, or are checked."""
+_SIZE_ARGS = ("patch_size", "embed_dim", "num_blocks", "depth", "mlp_ratio", "num_heads", "dim", "kernel_size")
+"""timm's model_args that change no layer, and those that our own families read off the tensors."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class TimmConfig:
       preprocessing: of evaluation. timm's bicubic resizing becomes ours, which is bilinear.
       class_names: in label order; empty if not said.
       pool: how locations become features; None if not said.
+      sizes: the sizes that are not the architecture's own, by timm's names.
     """
 
     architecture: str | None
@@ -44,6 +46,7 @@ class TimmConfig:
     preprocessing: Preprocessing | None
     class_names: tuple[str, ...]
     pool: str | None
+    sizes: tuple[str, ...] = ()
 
 
 def read_safetensors(path: str | Path, model: nn.Module | None = None) -> nn.Module:
@@ -173,7 +176,7 @@ def _checked(config: dict[str, Any]) -> TimmConfig:
     arguments = config.get("model_args") or {}
     if not isinstance(arguments, dict):
         raise TypeError("model_args is no object")
-    other = sorted(str(key)[:50] for key in arguments if key not in _PLAIN_ARGS)
+    other = sorted(str(key)[:50] for key in arguments if key not in (*_PLAIN_ARGS, *_SIZE_ARGS))
     if other:
         raise ValueError(f"model_args has {other[0]!r}, which changes the architecture")
     input_size = said.get("input_size", (3, 224, 224))
@@ -195,6 +198,7 @@ def _checked(config: dict[str, Any]) -> TimmConfig:
         _preprocessing(said, channels, (height, width)),
         tuple(names),
         pool if isinstance(pool, str) else None,
+        tuple(key for key in arguments if key in _SIZE_ARGS),
     )
 
 
@@ -269,6 +273,8 @@ def _timm_model(tensors: dict[str, Tensor], where: str, said: TimmConfig, num_cl
       ValueError: if timm does not know the architecture, or the tensors are not its own.
     """
     assert said.architecture is not None
+    if said.sizes:
+        raise ValueError(f"{where} is a {said.architecture} with another {said.sizes[0]}, which is not read.")
     name = f"{PREFIX}{said.architecture}"
     renamed = our_names(tensors, name)
     has_head = {"head.weight", "head.bias"} <= renamed.keys()
