@@ -47,10 +47,15 @@ class Model(Section):
     """Which model. Sizes that are not given come from the name's table."""
 
     CHOICE = "name"
-    READ_BY = dict.fromkeys(("patch_size", "hidden_dim", "num_blocks", "tokens_mlp_dim", "channels_mlp_dim"), ())
+    READ_BY = dict.fromkeys(
+        ("patch_size", "hidden_dim", "num_blocks", "tokens_mlp_dim", "channels_mlp_dim")
+        + ("num_heads", "pool", "kernel_size", "activation"),
+        (),
+    )
 
     name: str = "mixer"
-    """A name from `mixonomy list models`, "mixer" with all five sizes given, or timm:NAME for any model of timm."""
+    """A name from `mixonomy list models`, a family such as "mixer" or "vit" with its sizes given, or timm:NAME for any
+    model of timm."""
     patch_size: Count | None = None
     """P, in pixels."""
     hidden_dim: Count | None = None
@@ -61,8 +66,16 @@ class Model(Section):
     """D_S, width of the token MLP."""
     channels_mlp_dim: Count | None = None
     """D_C, width of the channel MLP."""
+    num_heads: Count | None = None
+    """For vit: heads of self-attention."""
+    pool: Literal["token", "mean"] | None = None
+    """For vit: features from a class token, or the mean over tokens."""
+    kernel_size: Count | None = None
+    """For convmixer, pool and dwconv: side of the window, in patches."""
+    activation: Literal["gelu", "relu"] | None = None
+    """For convmixer."""
     gelu: Literal["tanh", "erf"] | None = None
-    """tanh as in Google's weights, erf as in timm's; tanh if not given."""
+    """tanh as in Google's weights, erf as in timm's; if not given, tanh for mixer and vit, else erf."""
     init: Literal["flax", "timm"] | None = None
     """Whose initial weights: flax is LeCun-normal, timm is Xavier-uniform; flax if not given."""
     stem: Literal["auto", "imagenet", "small"] | None = None

@@ -40,11 +40,13 @@ def main(argv: list[str]) -> int:
 
 
 def _models() -> list[tuple[str, str]]:
-    from mixonomy.models import CURATED, SPECS
+    from mixonomy.models import CURATED, FAMILIES
 
-    rows = [("mixer", "a Mixer of any shape; needs all five sizes")]
-    for name, size in SPECS.items():
-        rows.append((name, ", ".join(f"{key} {value}" for key, value in vars(size).items())))
+    rows = []
+    for name, family in FAMILIES.items():
+        rows.append((name, f"of any shape; give {', '.join(family.size.__dataclass_fields__)}"))
+        for spec, size in family.specs.items():
+            rows.append((spec, ", ".join(f"{key} {value}" for key, value in vars(size).items())))
     return [*rows, *CURATED.items(), ("timm:NAME", "any other model of timm")]
 
 

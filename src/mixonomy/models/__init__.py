@@ -1,6 +1,6 @@
 """Models: built by name, and read from files of weights."""
 
-from mixonomy.models.create import create, create_from, list_models
+from mixonomy.models.create import FAMILIES, Family, create, create_from, list_models
 from mixonomy.models.files import load_weights, read_npz, save_model
 from mixonomy.models.info import ModelInfo, TrainedOn, info_of, set_info
 from mixonomy.models.mixer import SPECS, Mixer, MixerSize
@@ -10,7 +10,9 @@ from mixonomy.models.timm_model import CURATED, TimmModel
 
 __all__ = [
     "CURATED",
+    "FAMILIES",
     "SPECS",
+    "Family",
     "Mixer",
     "MixerSize",
     "ModelInfo",

@@ -269,7 +269,7 @@ def _of_others() -> tuple[Published, ...]:
         *(
             Published(
                 f"timm:{name}",
-                "resmlp-b24/8" if size == "big_24" else f"resmlp-{size}",
+                "resmlp-big-24" if size == "big_24" else f"resmlp-{size}",
                 trained_on=text,
                 pixels=_IMAGENET,
             )
@@ -277,7 +277,7 @@ def _of_others() -> tuple[Published, ...]:
         ),
         Published(
             "timm:resmlp_big_24_224.fb_in22k_ft_in1k",
-            "resmlp-b24/8",
+            "resmlp-big-24",
             trained_on="ImageNet-22k, then ImageNet-1k",
             pixels=_IMAGENET,
         ),
