@@ -36,6 +36,15 @@ SPECS = {
     "convmixer-256/8": ConvMixerSize(2, 256, 8, 5),
 }
 
+# timm's name -> ours, and the parts of our parameters' names that are called otherwise there.
+# Source: timm models/convmixer.py.
+TIMM_ARCHITECTURES = {
+    "convmixer_1536_20": "convmixer-1536/20",
+    "convmixer_768_32": "convmixer-768/32",
+    "convmixer_1024_20_ks9_p14": "convmixer-1024/20",
+}
+TIMM_NAMES = ((".depthwise", ".0.fn.0"), (".norm1", ".0.fn.2"), (".pointwise", ".1"), (".norm2", ".3"))
+
 
 class ConvMixerBlock(nn.Module):
     """x + norm(act(depthwise(x))), then norm(act(pointwise(x))): only the first part has a skip."""

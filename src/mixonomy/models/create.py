@@ -131,15 +131,19 @@ def create(
         )
     if stem is not None:
         raise ValueError(f"stem has no effect on {name}; it belongs to models of timm.")
-    family = _family(name)
+    family = FAMILIES[family_of(name)]
     size = _size(name, family, sizes)
+    has_gelu = getattr(size, "activation", "gelu") == "gelu"
+    if gelu is not None and not has_gelu:
+        raise ValueError(f"gelu has no effect with activation={size.activation}; leave it out.")
     gelu, init = gelu or family.gelu, init or "flax"
     _check_counts({"num_classes": num_classes, "in_channels": in_channels})
     _check_counts({key: value for key, value in vars(size).items() if isinstance(value, int)})
     _check_probabilities({"dropout": dropout, "drop_path": drop_path})
     for what, value in (("dropout", dropout), ("drop_path", drop_path)):
         if value and what in family.unread:
-            raise ValueError(f"{what} has no effect on {name}; leave it out.")
+            readers = [other for other, found in FAMILIES.items() if what not in found.unread]
+            raise ValueError(f"{what} has no effect on {name}; it belongs to {', '.join(readers)}.")
     if drop_path and size.num_blocks == 1:
         raise ValueError("drop_path grows from 0 in the first block, so it has no effect on one block; leave it out.")
     for what, value, allowed in (("gelu", gelu, get_args(Gelu)), ("init", init, get_args(Init))):
@@ -162,7 +166,7 @@ def create(
         "image_size": list(height_width),
         "in_channels": in_channels,
         **vars(size),
-        "gelu": gelu,
+        "gelu": gelu if has_gelu else None,
     }
     if in_channels in (1, 3):  # other numbers of channels come from no image file
         half = (0.5,) * in_channels
@@ -182,6 +186,20 @@ def create_from(
     return create(num_classes=num_classes, image_size=image_size, in_channels=in_channels, **config.model_dump())
 
 
+def family_of(name: str) -> str:
+    """The key in `FAMILIES` for a name that `create` knows, but for timm's.
+
+    Raises:
+      ValueError: naming the nearest name, if there is none.
+    """
+    for family, found in FAMILIES.items():
+        if name == family or name in found.specs:
+            return family
+    near = difflib.get_close_matches(name, list_models(), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(f"unknown model {name!r}; {hint}`mixonomy list models` shows all names.")
+
+
 def _check_counts(counts: dict[str, int]) -> None:
     for what, value in counts.items():
         if value < 1:
@@ -192,15 +210,6 @@ def _check_probabilities(values: dict[str, float]) -> None:
     for what, value in values.items():
         if not 0.0 <= value < 1.0:
             raise ValueError(f"{what} is {value}; give a probability from 0 to less than 1.")
-
-
-def _family(name: str) -> Family:
-    for family, found in FAMILIES.items():
-        if name == family or name in found.specs:
-            return found
-    near = difflib.get_close_matches(name, list_models(), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"unknown model {name!r}; {hint}`mixonomy list models` shows all names.")
 
 
 def _size(name: str, family: Family, given: dict[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mixonomy.models.isotropic import Isotropic, Options, patch_grid
 from mixonomy.nn import DropPath, PatchEmbed, SpatialGatingUnit
 from mixonomy.nn.block import NORM_EPS
+from mixonomy.nn.mlp import Gelu
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,11 @@ SPECS = {
     "gmlp-b/16": GMLPSize(16, 512, 30, 3072),
 }
 
+# timm's name -> ours, and the parts of our parameters' names that are called otherwise there.
+# Source: timm models/mlp_mixer.py.
+TIMM_ARCHITECTURES = {"gmlp_ti16_224": "gmlp-ti/16", "gmlp_s16_224": "gmlp-s/16", "gmlp_b16_224": "gmlp-b/16"}
+TIMM_NAMES = ((".fc1", ".mlp_channels.fc1"), (".gate", ".mlp_channels.gate"), (".fc2", ".mlp_channels.fc2"))
+
 
 class GMLPBlock(nn.Module):
     """x + fc2(gate(gelu(fc1(norm(x))))): the gate stands between two maps over the channels, not in a branch of its own.
@@ -36,7 +42,7 @@ class GMLPBlock(nn.Module):
     Source: gMLP paper, figure 1.
     """
 
-    def __init__(self, num_tokens: int, dim: int, hidden_dim: int, *, gelu: str, dropout: float, drop_path: float):
+    def __init__(self, num_tokens: int, dim: int, hidden_dim: int, *, gelu: Gelu, dropout: float, drop_path: float):
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.fc1 = nn.Linear(dim, hidden_dim)

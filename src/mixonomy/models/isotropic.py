@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mixonomy.nn.init import Init, initialise
+from mixonomy.nn import PatchEmbed, initialise
+from mixonomy.nn.init import Init
 from mixonomy.nn.mlp import Gelu
 
 
@@ -45,13 +46,13 @@ class Isotropic(nn.Module):
     """Abstract: patches to tokens, blocks that keep their number and width, mean over tokens, linear head.
 
     Args:
-      stem: images -> tokens [B, S, C].
+      stem: images -> tokens [B, S, C], positions included where there are any.
       blocks: each [B, S, C] -> [B, S, C].
       norm: over C, before the mean.
       head: C -> K.
     """
 
-    def __init__(self, stem: nn.Module, blocks: Iterator[nn.Module], norm: nn.Module, head: nn.Linear):
+    def __init__(self, stem: PatchEmbed, blocks: Iterator[nn.Module], norm: nn.Module, head: nn.Linear):
         super().__init__()
         self.stem = stem
         self.blocks = nn.Sequential(*blocks)

@@ -35,6 +35,18 @@ SPECS = {
     "mixer-h/14": MixerSize(14, 1280, 32, 640, 5120),
 }
 
+# timm's name -> ours, and the parts of our parameters' names that are called otherwise there.
+# Source: timm models/mlp_mixer.py.
+TIMM_ARCHITECTURES = {
+    "mixer_s32_224": "mixer-s/32",
+    "mixer_s16_224": "mixer-s/16",
+    "mixer_b32_224": "mixer-b/32",
+    "mixer_b16_224": "mixer-b/16",
+    "mixer_l32_224": "mixer-l/32",
+    "mixer_l16_224": "mixer-l/16",
+}
+TIMM_NAMES = (("token_mixer", "mlp_tokens"), ("channel_mixer", "mlp_channels"))
+
 
 class Mixer(Isotropic):
     """Patches to tokens, blocks of token MLP and channel MLP, mean over tokens, linear head.

@@ -29,6 +29,21 @@ SPECS = {
     "resmlp-big-24": ResMLPSize(8, 768, 24, 3072),
 }
 
+# timm's name -> ours, and the parts of our parameters' names that are called otherwise there.
+# Source: timm models/mlp_mixer.py.
+TIMM_ARCHITECTURES = {
+    "resmlp_12_224": "resmlp-12",
+    "resmlp_24_224": "resmlp-24",
+    "resmlp_36_224": "resmlp-36",
+    "resmlp_big_24_224": "resmlp-big-24",
+}
+TIMM_NAMES = (
+    ("token_mixer", "linear_tokens"),
+    ("channel_mixer", "mlp_channels"),
+    ("scale1.factor", "ls1"),
+    ("scale2.factor", "ls2"),
+)
+
 
 class ResMLP(Isotropic):
     """Patches to tokens, blocks of token map and channel MLP with affine norms and layer scale, mean, linear head.

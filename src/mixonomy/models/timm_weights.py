@@ -1,4 +1,4 @@
-"""Our families in timm's names: state dicts of timm become our models, and ours become files that timm loads.
+"""Our families in timm's names: state dicts of timm become our models, and ours become what timm loads.
 
 timm computes the erf form of GELU; models with the other form have no twin there.
 
@@ -6,16 +6,103 @@ Axes: S tokens, C channels.
 """
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
-
 
 from torch import Tensor, nn
 
-from mixonomy.models.create import FAMILIES
+from mixonomy.models import convmixer, gmlp, mixer, resmlp, vit
+from mixonomy.models.create import FAMILIES, family_of
 from mixonomy.models.files import empty_model, load_weights
-from mixonomy.models.info import info_of
+from mixonomy.models.info import info_of, set_info
+
+# Of pixels in [0, 1]. Source: timm data/constants.py (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD).
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+Sizes = dict[str, Any]
+Tensors = dict[str, Tensor]
+
+
+def from_timm(tensors: Tensors, where: str, config: dict[str, Any] | None = None) -> nn.Module:
+    """One of our models with the weights of timm's, in evaluation mode; it shares their memory where types are equal.
+
+    What no shape says comes from `config`: the size of an image that is not square or that a ConvMixer is for, a ReLU,
+    unusual heads. Without it: a square image, for a ConvMixer 224 pixels a side, and activation and heads of the model
+    of the same sizes in our tables, else GELU and heads of 64 channels.
+
+    Args:
+      tensors: timm's state dict.
+      where: the file, for errors.
+      config: the content of timm's config.json. Its mean, deviation and crop are not read here; the model gets those
+        that timm has for most weights of its family.
+    Raises:
+      ValueError: if the tensors are of none of our families, or not all of it; names what is missing, extra or
+        misshapen.
+    """
+    family = next((name for name, twin in _TWINS.items() if twin.mark in tensors), None)
+    if family is None:
+        raise ValueError(f"{where} holds no Mixer, ViT, ResMLP, gMLP or ConvMixer in timm's names.")
+    twin, config = _TWINS[family], config or {}
+    architecture = str(config.get("architecture", ""))
+    if architecture and architecture not in twin.architectures and not re.fullmatch(twin.variants, architecture):
+        raise ValueError(
+            f"{where} is timm's {architecture}, which may differ from our {family}; it is not read as one."
+        )
+    try:
+        sizes = _sizes(tensors, twin, config)
+        arguments = {"name": family, "num_classes": tensors["head.weight"].shape[0], **sizes}
+    except (KeyError, IndexError, ValueError) as error:
+        what = f"it has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{where} holds no whole {family} in timm's names: {what}.") from None
+    model = empty_model(arguments if sizes.get("activation") == "relu" else {**arguments, "gelu": "erf"})
+    own = model.state_dict()
+    ours = {_renamed(name, twin): name for name in own}
+    found = {ours.get(name, name): tensor for name, tensor in tensors.items()}
+    vectors = [name for name, tensor in found.items() if tensor.ndim == 3 and name in own and own[name].ndim == 1]
+    found |= {name: found[name].flatten() for name in vectors}  # which timm keeps as [1, 1, C]
+    load_weights(model, found, where)
+    if twin.has_imagenet_mean and arguments["in_channels"] == 3:
+        info = info_of(model)
+        prepared = replace(info.preprocessing, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        set_info(model, replace(info, preprocessing=prepared))
+    return model.eval()
+
+
+def to_timm(model: nn.Module) -> tuple[Tensors, dict[str, Any]]:
+    """The weights in timm's names and shapes, sharing their memory, and the config.json by which timm builds the model.
+
+    Raises:
+      ValueError: if timm has no such model.
+    """
+    given = info_of(model).arguments
+    family = family_of(given["name"])
+    twin = _TWINS.get(family)
+    if twin is None:
+        raise ValueError(f"timm has no model like {given['name']}.")
+    if given["gelu"] == "tanh":
+        raise ValueError(f"timm computes the erf form of GELU, and this {family} the tanh form.")
+    if given.get("pool") == "mean":
+        raise ValueError("timm has no ViT that takes the mean over tokens after the norm.")
+    sizes = {field: given[field] for field in FAMILIES[family].size.__dataclass_fields__}
+    architecture, arguments = _architecture(family, twin, sizes)
+    tensors = {_renamed(name, twin): tensor for name, tensor in model.state_dict().items()}
+    if family == "resmlp":
+        affine = (".alpha", ".beta")
+        tensors = {name: t.view(1, 1, -1) if name.endswith(affine) else t for name, t in tensors.items()}
+    config: dict[str, Any] = {
+        "architecture": architecture,
+        "num_classes": given["num_classes"],
+        "num_features": given["hidden_dim"],
+        "pretrained_cfg": {
+            "input_size": [given["in_channels"], *given["image_size"]],
+            "num_classes": given["num_classes"],
+            "first_conv": twin.stem.removesuffix(".weight"),
+            "classifier": "head",
+            "fixed_input_size": family != "convmixer",
+        },
+    }
+    return tensors, config | ({"model_args": arguments} if arguments else {})
 
 
 @dataclass(frozen=True)
@@ -23,318 +110,142 @@ class _Twin:
     """A family of ours in timm.
 
     Args:
+      architectures: timm's name -> ours, where both are the same.
       names: parts of our parameters' names and what they are called there, replaced in this order.
       mark: the name of a tensor that no other family has.
-      sizes: reads our sizes off tensors in timm's names.
-      arguments: timm's model_args for our arguments.
-      architectures: timm's name -> ours, where both build the same.
+      stem: the name of the first convolution's weight.
+      num_tokens: of the patches, read off the tensors; None where any number fits.
+      widths: the family's own sizes, read off the tensors.
       variants: pattern of timm's other names for models of just these layers.
+      has_imagenet_mean: whether most of timm's weights want ImageNet's mean and deviation.
     """
 
+    architectures: Mapping[str, str]
     names: tuple[tuple[str, str], ...]
     mark: str
-    sizes: Callable[[dict[str, Tensor], dict[str, Any]], dict[str, Any]]
-    arguments: Callable[[dict[str, Any]], dict[str, Any]]
-    architectures: dict[str, str]
+    stem: str
+    num_tokens: Callable[[Tensors], int] | None
+    widths: Callable[[Tensors], Sizes]
     variants: str = r"(?!)"
-
-
-def from_timm(tensors: dict[str, Tensor], where: str, config: dict[str, Any] | None = None) -> nn.Module:
-    """One of our models with the weights of timm's.
-
-    Args:
-      tensors: timm's state dict.
-      where: the file, for errors.
-      config: the content of timm's config.json, which settles what shapes cannot: the activation of a ConvMixer, the
-        heads of a ViT, and an image that is not square.
-    Raises:
-      ValueError: if the tensors are of none of our families, or not all of it; names what is missing, extra or
-        misshapen.
-    Source of the names: timm models/mlp_mixer.py, vision_transformer.py, convmixer.py.
-    """
-    family = next((name for name, twin in _TWINS.items() if twin.mark in tensors), None)
-    if family is None:
-        raise ValueError(f"{where} holds no Mixer, ViT, ResMLP, gMLP or ConvMixer in timm's names.")
-    twin, architecture = _TWINS[family], str((config or {}).get("architecture", ""))
-    if architecture and architecture not in twin.architectures and not re.fullmatch(twin.variants, architecture):
-        raise ValueError(
-            f"{where} is timm's {architecture}, which may differ from our {family}; it is not read as one."
-        )
-    try:
-        sizes = twin.sizes(tensors, config or {})
-        arguments = {
-            "name": family,
-            "num_classes": tensors["head.weight"].shape[0],
-            "gelu": "erf",
-            **sizes,
-        }
-        model = empty_model(arguments)
-    except (KeyError, IndexError, ZeroDivisionError) as error:
-        raise ValueError(f"{where} holds no whole {family} in timm's names: {error.args[0]} is missing.") from None
-    own = model.state_dict()
-    ours = {_renamed(name, twin): name for name in own}
-    found = {ours.get(name, name): tensor for name, tensor in tensors.items()}
-    for name, tensor in found.items():
-        if name in own and tensor.numel() == own[name].numel() and tensor.squeeze().shape == own[name].shape:
-            found[name] = tensor.reshape(own[name].shape)  # vectors that timm keeps as [1, 1, C]
-    load_weights(model, found, where)
-    return model.eval()
-
-
-def to_timm(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights in timm's names and shapes, and the config.json by which timm builds the model around them.
-
-    Raises:
-      ValueError: if timm has no such model.
-    """
-    given = info_of(model).arguments
-    family = next((f for f, found in FAMILIES.items() if given["name"] == f or given["name"] in found.specs), "")
-    if family not in _TWINS:
-        raise ValueError(f"timm has no model like {given['name']}.")
-    twin = _TWINS[family]
-    if given["gelu"] != "erf" and given.get("activation") != "relu":
-        raise ValueError(f"timm computes the erf form of GELU, and this {family} the {given['gelu']} form.")
-    if given.get("pool", "token") != "token":
-        raise ValueError("timm has no ViT that takes the mean over tokens after the norm.")
-    sizes = {field: given[field] for field in FAMILIES[family].size.__dataclass_fields__}
-    same = [t for t, name in twin.architectures.items() if vars(FAMILIES[family].specs[name]) == sizes]
-    architecture = same[0] if same else _nearest(twin, sizes)
-    arguments = {} if same else twin.arguments(sizes)
-    state = {_renamed(name, twin): tensor for name, tensor in model.state_dict().items()}
-    if family == "resmlp":
-        affine = (".alpha", ".beta")
-        state = {name: tensor.view(1, 1, -1) if name.endswith(affine) else tensor for name, tensor in state.items()}
-    config = {
-        "architecture": architecture,
-        "num_classes": given["num_classes"],
-        "num_features": given["hidden_dim"],
-        "pretrained_cfg": {
-            "first_conv": _renamed("stem.0" if family == "convmixer" else "stem.proj", twin),
-            "classifier": "head",
-            "fixed_input_size": family != "convmixer",
-        },
-    }
-    return state, config | ({"model_args": arguments} if arguments else {})
+    has_imagenet_mean: bool = False
 
 
 def _renamed(name: str, twin: _Twin) -> str:
+    if twin is _TWINS["convmixer"] and name.startswith("stem"):
+        return name
     for ours, theirs in twin.names:
         name = name.replace(ours, theirs)
     return name
 
 
-def _nearest(twin: _Twin, sizes: dict[str, Any]) -> str:
-    """The architecture whose code builds other sizes by model_args; of ConvMixers one with the same activation."""
-    for architecture, name in twin.architectures.items():
-        family = FAMILIES[next(f for f, found in FAMILIES.items() if name in found.specs)]
-        if "activation" not in sizes or family.specs[name].activation == sizes["activation"]:
-            return architecture
-    raise ValueError(f"timm has no ConvMixer with {sizes['activation']}.")
-
-
-def _ratio(wide: int, dim: int) -> float:
-    """What timm multiplies `dim` by and rounds down.
-
-    Raises:
-      ValueError: if no such number gives the width.
-    """
-    ratio = wide / dim
-    if int(dim * ratio) != wide:
-        ratio += 1e-9
-    if int(dim * ratio) != wide:
-        raise ValueError(f"timm cannot build an MLP of width {wide} for {dim} channels.")
-    return ratio
-
-
-def _num_blocks(tensors: dict[str, Tensor]) -> int:
-    return 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
-
-
-def _stem(tensors: dict[str, Tensor], name: str, num_tokens: int, config: dict[str, Any]) -> dict[str, Any]:
-    """What the first convolution and the number of tokens say of the image."""
-    hidden_dim, in_channels, patch_size, _ = tensors[name].shape
-    return {
+def _sizes(tensors: Tensors, twin: _Twin, config: dict[str, Any]) -> Sizes:
+    """Arguments of `create` but for names, classes and GELU."""
+    hidden_dim, in_channels, patch_size, _ = tensors[twin.stem].shape
+    num_tokens = None if twin.num_tokens is None else twin.num_tokens(tensors)
+    sizes = {
         "patch_size": patch_size,
         "hidden_dim": hidden_dim,
-        "num_blocks": _num_blocks(tensors),
-        "in_channels": in_channels,
-        "image_size": _image_size(num_tokens, patch_size, config),
+        "num_blocks": 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks.")),
+        **twin.widths(tensors),
     }
+    sizes |= _unseen(twin, sizes, config)
+    return sizes | {"in_channels": in_channels, "image_size": _image_size(num_tokens, patch_size, config)}
 
 
-def _image_size(num_tokens: int, patch_size: int, config: dict[str, Any]) -> list[int]:
+def _unseen(twin: _Twin, sizes: Sizes, config: dict[str, Any]) -> Sizes:
+    """The sizes that leave no trace in shapes."""
+    family = family_of(next(iter(twin.architectures.values())))
+    specs = {name: vars(spec) for name, spec in FAMILIES[family].specs.items()}
+    named = specs.get(twin.architectures.get(config.get("architecture", ""), ""))
+    if family == "vit":
+        said = (config.get("model_args") or {}).get("num_heads")
+        alike = [spec["num_heads"] for spec in specs.values() if spec["hidden_dim"] == sizes["hidden_dim"]]
+        return {"num_heads": said or (alike or [max(sizes["hidden_dim"] // 64, 1)])[0], "pool": "token"}
+    if family == "convmixer":
+        alike = [spec for spec in specs.values() if spec.items() >= sizes.items()]
+        spec = named or (alike[0] if alike and "architecture" not in config else None)
+        return {"activation": spec["activation"] if spec else "gelu"}
+    return {}
+
+
+def _image_size(num_tokens: int | None, patch_size: int, config: dict[str, Any]) -> list[int]:
     """The image of the config where it has as many tokens, else a square one.
 
     Raises:
       ValueError: if the tokens make no square.
     """
-    said = config.get("pretrained_cfg", config)
-    said = said.get("input_size") if isinstance(said, dict) else None
+    said = (config.get("pretrained_cfg") or config).get("input_size")
     if isinstance(said, list | tuple) and len(said) == 3:
-        height, width = said[1], said[2]
-        if (height // patch_size) * (width // patch_size) == num_tokens:
+        height, width = said[1:]
+        if num_tokens is None or (height // patch_size) * (width // patch_size) == num_tokens:
             return [height, width]
-    side = round(num_tokens**0.5)
-    if side * side != num_tokens:
-        raise ValueError(f"{num_tokens} tokens make no square grid, and no config.json says which.")
-    return [side * patch_size] * 2
+    side = 224 // patch_size if num_tokens is None else round(num_tokens**0.5)
+    if num_tokens is not None and side * side != num_tokens:
+        raise ValueError(f"{num_tokens} tokens make no square grid, and no config.json gives the image's size")
+    return [max(side, 1) * patch_size] * 2
 
 
-def _mixer_sizes(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Any]:
-    tokens_mlp_dim, num_tokens = tensors["blocks.0.mlp_tokens.fc1.weight"].shape
-    return {
-        **_stem(tensors, "stem.proj.weight", num_tokens, config),
-        "tokens_mlp_dim": tokens_mlp_dim,
-        "channels_mlp_dim": tensors["blocks.0.mlp_channels.fc1.weight"].shape[0],
-    }
+def _architecture(family: str, twin: _Twin, sizes: Sizes) -> tuple[str, dict[str, Any]]:
+    """(timm's name, its model_args); only timm's ViTs take other sizes than those of their name.
 
-
-def _vit_sizes(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Any]:
-    _, num_tokens, dim = tensors["pos_embed"].shape
-    said = config.get("model_args") or {}
-    by_dim = {size.hidden_dim: size.num_heads for size in FAMILIES["vit"].specs.values()}
-    return {
-        **_stem(tensors, "patch_embed.proj.weight", num_tokens - 1, config),
-        "channels_mlp_dim": tensors["blocks.0.mlp.fc1.weight"].shape[0],
-        "num_heads": said["num_heads"]
-        if isinstance(said.get("num_heads"), int)
-        else by_dim.get(dim, max(dim // 64, 1)),
-        "pool": "token",
-    }
-
-
-def _resmlp_sizes(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Any]:
-    num_tokens = tensors["blocks.0.linear_tokens.weight"].shape[0]
-    return {
-        **_stem(tensors, "stem.proj.weight", num_tokens, config),
-        "channels_mlp_dim": tensors["blocks.0.mlp_channels.fc1.weight"].shape[0],
-    }
-
-
-def _gmlp_sizes(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Any]:
-    num_tokens = tensors["blocks.0.mlp_channels.gate.proj.weight"].shape[0]
-    return {
-        **_stem(tensors, "stem.proj.weight", num_tokens, config),
-        "channels_mlp_dim": tensors["blocks.0.mlp_channels.fc1.weight"].shape[0],
-    }
-
-
-def _convmixer_sizes(tensors: dict[str, Tensor], config: dict[str, Any]) -> dict[str, Any]:
-    patch_size = tensors["stem.0.weight"].shape[2]
-    said = config.get("pretrained_cfg", config)
-    said = said.get("input_size") if isinstance(said, dict) else None
-    side = max(224 // patch_size, 1) * patch_size  # weights of a ConvMixer fit any size; timm's are for 224
-    return {
-        "patch_size": patch_size,
-        "hidden_dim": tensors["stem.0.weight"].shape[0],
-        "in_channels": tensors["stem.0.weight"].shape[1],
-        "num_blocks": _num_blocks(tensors),
-        "kernel_size": tensors["blocks.0.0.fn.0.weight"].shape[2],
-        "activation": "relu" if config.get("architecture") == "convmixer_768_32" else "gelu",
-        "image_size": [said[1], said[2]] if isinstance(said, list | tuple) and len(said) == 3 else [side, side],
-    }
-
-
-def _mlp_arguments(sizes: dict[str, Any]) -> dict[str, Any]:
-    """Of timm's MlpMixer, which is ResMLP and gMLP too."""
-    channels = _ratio(sizes["channels_mlp_dim"], sizes["hidden_dim"])
-    tokens = sizes.get("tokens_mlp_dim")
-    return {
-        "patch_size": sizes["patch_size"],
-        "num_blocks": sizes["num_blocks"],
-        "embed_dim": sizes["hidden_dim"],
-        "mlp_ratio": channels if tokens is None else [_ratio(tokens, sizes["hidden_dim"]), channels],
-    }
-
-
-def _vit_arguments(sizes: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "patch_size": sizes["patch_size"],
-        "depth": sizes["num_blocks"],
-        "embed_dim": sizes["hidden_dim"],
-        "num_heads": sizes["num_heads"],
-        "mlp_ratio": _ratio(sizes["channels_mlp_dim"], sizes["hidden_dim"]),
-    }
-
-
-def _convmixer_arguments(sizes: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "dim": sizes["hidden_dim"],
-        "depth": sizes["num_blocks"],
-        "kernel_size": sizes["kernel_size"],
-        "patch_size": sizes["patch_size"],
-    }
+    Raises:
+      ValueError: if there is none.
+    """
+    for architecture, name in twin.architectures.items():
+        if vars(FAMILIES[family].specs[name]) == sizes:
+            return architecture, {}
+    ratio = sizes.get("channels_mlp_dim", 0) / sizes["hidden_dim"]
+    if family != "vit" or int(sizes["hidden_dim"] * ratio) != sizes["channels_mlp_dim"]:
+        raise ValueError(f"timm has no {family} of these sizes; it has {', '.join(twin.architectures)}.")
+    keys = {"patch_size": "patch_size", "hidden_dim": "embed_dim", "num_blocks": "depth", "num_heads": "num_heads"}
+    return "vit_base_patch16_224", {theirs: sizes[ours] for ours, theirs in keys.items()} | {"mlp_ratio": ratio}
 
 
 _TWINS = {
     "mixer": _Twin(
-        names=(("token_mixer", "mlp_tokens"), ("channel_mixer", "mlp_channels")),
+        mixer.TIMM_ARCHITECTURES,
+        mixer.TIMM_NAMES,
         mark="blocks.0.mlp_tokens.fc1.weight",
-        sizes=_mixer_sizes,
-        arguments=_mlp_arguments,
-        architectures={f"mixer_{k}{p}_224": f"mixer-{k}/{p}" for k in "sbl" for p in (32, 16)},
+        stem="stem.proj.weight",
+        num_tokens=lambda tensors: tensors["blocks.0.mlp_tokens.fc1.weight"].shape[1],
+        widths=lambda tensors: {
+            "tokens_mlp_dim": tensors["blocks.0.mlp_tokens.fc1.weight"].shape[0],
+            "channels_mlp_dim": tensors["blocks.0.mlp_channels.fc1.weight"].shape[0],
+        },
     ),
     "vit": _Twin(
-        names=(
-            ("stem.proj", "patch_embed.proj"),
-            ("positions.class_token", "cls_token"),
-            ("positions.positions", "pos_embed"),
-            ("token_mixer", "attn"),
-            ("channel_mixer", "mlp"),
-        ),
+        vit.TIMM_ARCHITECTURES,
+        vit.TIMM_NAMES,
         mark="blocks.0.attn.qkv.weight",
-        sizes=_vit_sizes,
-        arguments=_vit_arguments,
-        architectures={
-            "vit_tiny_patch16_224": "vit-ti/16",
-            "vit_small_patch32_224": "vit-s/32",
-            "vit_small_patch16_224": "vit-s/16",
-            "vit_base_patch32_224": "vit-b/32",
-            "vit_base_patch16_224": "vit-b/16",
-            "vit_large_patch32_224": "vit-l/32",
-            "vit_large_patch16_224": "vit-l/16",
-            "vit_huge_patch14_224": "vit-h/14",
-        },
-        variants=r"(vit_(tiny|small|base|large|huge)_patch\d+_\d+|deit_(tiny|small|base)_patch16_\d+)",
+        stem="patch_embed.proj.weight",
+        num_tokens=lambda tensors: tensors["pos_embed"].shape[1] - 1,
+        widths=lambda tensors: {"channels_mlp_dim": tensors["blocks.0.mlp.fc1.weight"].shape[0]},
+        variants=r"(vit|deit)_(tiny|small|base|large|huge)_patch\d+_\d+",
     ),
     "resmlp": _Twin(
-        names=(
-            ("token_mixer", "linear_tokens"),
-            ("channel_mixer", "mlp_channels"),
-            ("scale1.factor", "ls1"),
-            ("scale2.factor", "ls2"),
-        ),
+        resmlp.TIMM_ARCHITECTURES,
+        resmlp.TIMM_NAMES,
         mark="blocks.0.linear_tokens.weight",
-        sizes=_resmlp_sizes,
-        arguments=_mlp_arguments,
-        architectures={
-            "resmlp_12_224": "resmlp-12",
-            "resmlp_24_224": "resmlp-24",
-            "resmlp_36_224": "resmlp-36",
-            "resmlp_big_24_224": "resmlp-big-24",
-        },
+        stem="stem.proj.weight",
+        num_tokens=lambda tensors: tensors["blocks.0.linear_tokens.weight"].shape[0],
+        widths=lambda tensors: {"channels_mlp_dim": tensors["blocks.0.mlp_channels.fc1.weight"].shape[0]},
+        has_imagenet_mean=True,
     ),
     "gmlp": _Twin(
-        names=((".fc1", ".mlp_channels.fc1"), (".gate", ".mlp_channels.gate"), (".fc2", ".mlp_channels.fc2")),
+        gmlp.TIMM_ARCHITECTURES,
+        gmlp.TIMM_NAMES,
         mark="blocks.0.mlp_channels.gate.proj.weight",
-        sizes=_gmlp_sizes,
-        arguments=_mlp_arguments,
-        architectures={f"gmlp_{k}16_224": f"gmlp-{k}/16" for k in ("ti", "s", "b")},
+        stem="stem.proj.weight",
+        num_tokens=lambda tensors: tensors["blocks.0.mlp_channels.gate.proj.weight"].shape[0],
+        widths=lambda tensors: {"channels_mlp_dim": tensors["blocks.0.mlp_channels.fc1.weight"].shape[0]},
     ),
     "convmixer": _Twin(
-        names=(
-            (".depthwise", ".0.fn.0"),
-            (".norm1", ".0.fn.2"),
-            (".pointwise", ".1"),
-            (".norm2", ".3"),
-        ),
+        convmixer.TIMM_ARCHITECTURES,
+        convmixer.TIMM_NAMES,
         mark="blocks.0.0.fn.0.weight",
-        sizes=_convmixer_sizes,
-        arguments=_convmixer_arguments,
-        architectures={
-            "convmixer_1536_20": "convmixer-1536/20",
-            "convmixer_768_32": "convmixer-768/32",
-            "convmixer_1024_20_ks9_p14": "convmixer-1024/20",
-        },
+        stem="stem.0.weight",
+        num_tokens=None,
+        widths=lambda tensors: {"kernel_size": tensors["blocks.0.0.fn.0.weight"].shape[2]},
+        has_imagenet_mean=True,
     ),
 }

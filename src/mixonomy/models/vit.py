@@ -1,4 +1,4 @@
-"""Vision Transformer: sizes from the paper, the model, and its sizes in timm's files.
+"""Vision Transformer: sizes from the papers, the model, and its names in timm.
 
 Axes: B images, S tokens, C channels, K classes.
 """
@@ -46,34 +46,69 @@ SPECS = {
 }
 
 
-class Positions(nn.Module):
-    """Puts a class token, where there is one, before the patches and adds what tells the places apart.
+# timm's name -> ours, and the parts of our parameters' names that are called otherwise there.
+# Source: timm models/vision_transformer.py.
+TIMM_ARCHITECTURES = {
+    "vit_tiny_patch16_224": "vit-ti/16",
+    "vit_small_patch32_224": "vit-s/32",
+    "vit_small_patch16_224": "vit-s/16",
+    "vit_base_patch32_224": "vit-b/32",
+    "vit_base_patch16_224": "vit-b/16",
+    "vit_large_patch32_224": "vit-l/32",
+    "vit_large_patch16_224": "vit-l/16",
+    "vit_huge_patch14_224": "vit-h/14",
+}
+TIMM_NAMES = (
+    ("stem.proj", "patch_embed.proj"),
+    ("stem.class_token", "cls_token"),
+    ("stem.positions", "pos_embed"),
+    ("token_mixer", "attn"),
+    ("channel_mixer", "mlp"),
+)
+
+
+class PlacedPatches(PatchEmbed):
+    """Patches to tokens with a class token, where there is one, before them, and with what tells the places apart.
 
     Args:
       num_tokens: S, without the class token.
-      dim: C.
+      dropout: probability after the positions are added.
+    Source: ViT paper, equation 1; vision_transformer vit_jax/models_vit.py (class token from zero).
     """
 
-    def __init__(self, num_tokens: int, dim: int, *, has_class_token: bool):
-        super().__init__()
+    def __init__(
+        self,
+        in_channels: int,
+        dim: int,
+        patch_size: int,
+        *,
+        num_tokens: int,
+        has_class_token: bool,
+        dropout: float = 0.0,
+    ):
+        super().__init__(in_channels, dim, patch_size)
         self.class_token = nn.Parameter(torch.zeros(1, 1, dim)) if has_class_token else None
         self.positions = nn.Parameter(torch.empty(1, num_tokens + has_class_token, dim))
         nn.init.normal_(self.positions, std=POSITIONS_STD)
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, S, C] -> [B, S, C], or [B, S + 1, C] with the class token first."""
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, in_channels, H, W] -> [B, S, C], or [B, S + 1, C] with the class token first."""
+        x = super().forward(images)
         if self.class_token is not None:
             x = torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1)
-        return x + self.positions
+        return self.drop(x + self.positions)
 
 
 class ViT(Isotropic):
     """Patches to tokens with positions, blocks of self-attention and MLP, class token or mean, linear head.
 
+    vit_jax draws its first weights as `init="timm"` does.
+
     Raises:
       ValueError: if the patch size does not divide the image size, or the heads the channels.
     Source: ViT paper, equations 1 to 4; vision_transformer vit_jax/models_vit.py; mean pooling: big_vision
-    models/vit.py (pool_type "gap").
+      models/vit.py (pool_type "gap").
     """
 
     def __init__(self, size: ViTSize, options: Options):
@@ -90,12 +125,19 @@ class ViT(Isotropic):
             )
             for drop_path in options.drop_paths(size.num_blocks)
         )
-        stem = PatchEmbed(options.in_channels, dim, size.patch_size)
+        stem = PlacedPatches(
+            options.in_channels,
+            dim,
+            size.patch_size,
+            num_tokens=rows * columns,
+            has_class_token=size.pool == "token",
+            dropout=dropout,
+        )
         super().__init__(stem, blocks, nn.LayerNorm(dim, eps=NORM_EPS), nn.Linear(dim, options.num_classes))
-        self.positions = Positions(rows * columns, dim, has_class_token=size.pool == "token")
+        self.pool = size.pool
         self.start(options)
 
     def features(self, images: Tensor) -> Tensor:
         """[B, in_channels, H, W] in [-1, 1] -> [B, C], the pre-logits."""
-        x = self.norm(self.blocks(self.positions(self.stem(images))))
-        return x.mean(dim=1) if self.positions.class_token is None else x[:, 0]
+        x = self.norm(self.blocks(self.stem(images)))
+        return x[:, 0] if self.pool == "token" else x.mean(dim=1)  # [B, S + 1, C] or [B, S, C] -> [B, C]

@@ -7,8 +7,8 @@ from mixonomy.nn.gating import SpatialGatingUnit
 from mixonomy.nn.init import initialise
 from mixonomy.nn.mixing import MixingPattern, mixing_pattern
 from mixonomy.nn.mlp import MLP, TokenLinear, TokenMLP
-from mixonomy.nn.window import DepthwiseConv, Pooling
 from mixonomy.nn.patch import PatchEmbed
+from mixonomy.nn.window import DepthwiseConv, Pooling
 
 __all__ = [
     "MLP",

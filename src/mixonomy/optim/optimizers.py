@@ -16,6 +16,7 @@ BETAS = (0.9, 0.999)  # MLP-Mixer paper, section 3
 SGD_MOMENTUM = 0.9  # MLP-Mixer paper, section 3 (fine-tuning)
 MUON_MOMENTUM = 0.95  # torch.optim.Muon's default
 MUON_REST_LR = 1e-3
+POSITIONS = ("positions", "pos_embed")  # tables of positions, ours and timm's
 
 
 class _Weight(NamedTuple):
@@ -86,20 +87,23 @@ def _groups(weights: Sequence[_Weight], weight_decay: float, lr: float) -> list[
     """For each learning rate, a group of kernels, which decay, and a group of the rest."""
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for weight in weights:
-        groups.setdefault((lr * weight.scale, _decays(weight.parameter)), []).append(weight.parameter)
+        groups.setdefault((lr * weight.scale, _decays(weight)), []).append(weight.parameter)
     return [
         {"params": params, "weight_decay": weight_decay if is_kernel else 0.0, "lr": rate, "peak_lr": rate}
         for (rate, is_kernel), params in groups.items()
     ]
 
 
-def _decays(parameter: Tensor) -> bool:
-    """Whether it is a matrix or a kernel, and no vector in disguise.
+def _decays(weight: _Weight) -> bool:
+    """Whether it is a matrix or a kernel, and no vector in disguise, nor a table of positions.
 
     NFNets keep the gain of each kernel as [C, 1, 1, 1] and timm's ResMLP its scales as [1, 1, C]: like those of norms,
     they do not decay.
     """
-    return parameter.ndim == 2 or sum(length > 1 for length in parameter.shape) >= 2
+    shape = weight.parameter.shape
+    return weight.name.rpartition(".")[2] not in POSITIONS and (
+        len(shape) == 2 or sum(length > 1 for length in shape) >= 2
+    )
 
 
 def _is_block_matrix(weight: _Weight) -> bool:
