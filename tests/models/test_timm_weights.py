@@ -26,7 +26,7 @@ LARGE = ["mixer_b32_224", "mixer_b16_224", "mixer_l16_224", "vit_base_patch16_22
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Every tensor drawn, none of them zero: weights by their fan-in, gains and variances around one, the rest small."""
+    """Every tensor drawn, none of them zero: weights by fan-in, gains and variances around one, the rest small."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
         if not tensor.is_floating_point():

@@ -37,7 +37,7 @@ TIMM_NAMES = ((".fc1", ".mlp_channels.fc1"), (".gate", ".mlp_channels.gate"), ("
 
 
 class GMLPBlock(nn.Module):
-    """x + fc2(gate(gelu(fc1(norm(x))))): the gate stands between two maps over the channels, not in a branch of its own.
+    """x + fc2(gate(gelu(fc1(norm(x))))): the gate stands between two maps over the channels, in the one branch.
 
     Source: gMLP paper, figure 1.
     """

@@ -67,7 +67,7 @@ class DepthwiseMixer(Isotropic):
 
 def _parts(
     size: WindowSize, options: Options, mixers: Iterator[nn.Module]
-) -> tuple[nn.Module, Iterator[nn.Module], nn.Module, nn.Linear]:
+) -> tuple[PatchEmbed, Iterator[nn.Module], nn.Module, nn.Linear]:
     dim = size.hidden_dim
     blocks = (
         Block(
