@@ -16,6 +16,12 @@ from rows import RESULTS, Origin, Row, append, make_row, origin
 # One line per family: the model that the table of layers in docs/taxonomy.md shows, and all that its figure shows.
 ARCHITECTURES = {
     "mixer-b/16": ("mixer-s/32", "mixer-s/16", "mixer-b/32", "mixer-b/16", "mixer-l/32", "mixer-l/16", "mixer-h/14"),
+    "vit-b/16": ("vit-ti/16", "vit-s/32", "vit-s/16", "vit-b/32", "vit-b/16", "vit-l/32", "vit-l/16", "vit-h/14"),
+    "resmlp-24": ("resmlp-12", "resmlp-24", "resmlp-36", "resmlp-big-24"),
+    "gmlp-s/16": ("gmlp-ti/16", "gmlp-s/16", "gmlp-b/16"),
+    "convmixer-768/32": ("convmixer-1024/20", "convmixer-768/32", "convmixer-1536/20"),
+    "pool-b/16": ("pool-s/16", "pool-b/16"),
+    "dwconv-b/16": ("dwconv-s/16", "dwconv-b/16"),
 }
 MODELS = tuple(name for names in ARCHITECTURES.values() for name in names)
 IMAGE_SIZE = 224

@@ -14,7 +14,8 @@ FLOORS = {
     "recipe": 0.5,
     "models": 1, "data": 1, "optim": 1,
     "runs": 2, "checkpoint": 2, "tracking": 2,
-    "loading": 2.5,
+    "loading": 2.5, "model_card": 2.5,
+    "publishing": 2.6,
     "evals": 3,
     "train_state": 3.5,  # one training step and its state, which the loop drives
     "experiment": 3.6,  # what training and the range test begin with

@@ -167,6 +167,9 @@ def test_another_choice_drops_what_belonged_to_the_old_one():
     assert (new.optim.rest_lr, new.optim.beta2, new.optim.momentum) == (None, None, 0.9)
     assert new.augment.pad is None and new.augment.flip
     assert new.model.num_blocks is None and new.model.gelu == "erf"
+    timm = changed(FULL, model={"name": "timm:resnet18", "stem": "small"})
+    assert (timm.model.gelu, timm.model.init, timm.model.stem) == (None, None, "small")
+    assert changed(timm, model={"name": "mixer-b/16"}).model.stem is None
     kept = changed(FULL, augment={"crop": "pad"}, model={"name": "mixer-b/16", "num_blocks": 2})
     assert kept.augment.pad == 3 and kept.model.num_blocks == 2
 

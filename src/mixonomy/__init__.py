@@ -14,6 +14,8 @@ _WHERE = {
     "Recipe": "mixonomy.recipe",
     "load": "mixonomy.loading",
     "save": "mixonomy.api",
+    "save_pretrained": "mixonomy.publishing",
+    "push_to_hub": "mixonomy.publishing",
     "train": "mixonomy.api",
     "find_lr": "mixonomy.api",
     "evaluate": "mixonomy.api",
@@ -39,8 +41,10 @@ __all__ = [
     "permuted",
     "predict",
     "probe",
+    "push_to_hub",
     "resize",
     "save",
+    "save_pretrained",
     "train",
 ]
 
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
     from mixonomy.loading import load
     from mixonomy.models import create, list_models, permuted, resize
     from mixonomy.nn import mixing_pattern
+    from mixonomy.publishing import push_to_hub, save_pretrained
     from mixonomy.recipe import Recipe
 
 

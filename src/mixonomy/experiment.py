@@ -127,6 +127,7 @@ def set_up(recipe: Recipe, runtime: Runtime, model: nn.Module | None = None) -> 
         name, arguments = recipe.model.name, info_of(model).arguments
         if source.is_multilabel and recipe.model.head_bias == 0.0:
             _start_from_frequencies(model, plan.train)
+    optim.make_optimizers(model, recipe.optim)  # refuses a model that does not suit it before anything is written
     workers = data.default_workers() if runtime.workers is None else runtime.workers
     bad = data.BadImages(recipe.data.on_bad_image)
     return Setup(device, source, plan, preprocessing, model, name, arguments, workers, loss, bad)

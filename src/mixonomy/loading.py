@@ -1,33 +1,128 @@
-"""Loads a trained model from wherever it is: a run folder or a file of weights."""
+"""Loads a trained model from wherever it is: a run folder, a file of weights, timm's weights or the hub."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
-from mixonomy.models import read_npz, read_safetensors
+from mixonomy.models import info_of, read_npz, resize, set_info
+from mixonomy.models.create import as_height_width
+from mixonomy.models.files import KEY, empty_model, load_weights, misfits, read_tensors
+from mixonomy.models.hub import CONFIG, HUB, WEIGHTS, fetch, repo_of, timm_repo
+from mixonomy.models.reading import described_model, foreign_model, read_config
+from mixonomy.models.surgery import with_head
+from mixonomy.models.timm_model import PREFIX, TimmModel, create_timm
 from mixonomy.runs import RunFolder
 
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar")
 
-def load(where: str | Path, *, model: nn.Module | None = None) -> nn.Module:
+
+def load(
+    where: str | Path,
+    *,
+    num_classes: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
+    model: nn.Module | None = None,
+) -> nn.Module:
     """Loads a classifier, in evaluation mode, with its class names and preprocessing.
 
     Args:
-      where: a run folder, a .safetensors file that mixonomy wrote, or a Mixer in Google's .npz layout.
+      where: a run folder, a folder that `save_pretrained` wrote, a .safetensors file of mixonomy or timm, a Mixer in
+        Google's .npz layout, "timm:NAME" for weights that timm publishes, or "hf:OWNER/NAME" on the hub. What is
+        downloaded is kept in the hub's cache, and refused if it ever changes.
+      num_classes: for a new head, which starts at zero; the class names go. The file's own head if not given.
+      image_size: pixels, one number or (height, width). With as many tokens as the weights have, it says for which grid
+        they are, such as 6 x 8 patches; any other size resizes the model, see `mixonomy.resize`.
       model: the module to fill, where the run trained one of one's own.
     Raises:
       ValueError: if there is nothing there, or it is damaged, or does not fit; nothing is ever unpickled.
     """
+    size = None if image_size is None else as_height_width(image_size)
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}; give at least 1.")
+    if model is not None and (num_classes is not None or size is not None):
+        raise ValueError("num_classes and image_size have no effect on a module of your own; leave them out.")
+    found = _found(where, model, num_classes, size)
+    if size is not None:
+        found = _at_size(found, size)
+    if num_classes is not None and num_classes != info_of(found).arguments["num_classes"]:
+        found = with_head(found, num_classes)
+    return found.eval()
+
+
+def _found(
+    where: str | Path, model: nn.Module | None, num_classes: int | None, size: tuple[int, int] | None
+) -> nn.Module:
+    text = str(where)
+    if text.startswith((PREFIX, HUB)):
+        repo = timm_repo(text) if text.startswith(PREFIX) else repo_of(text)
+        return _of_hub(repo, text, num_classes)
     path = Path(where).expanduser()
+    config = None
     if path.is_dir():
         folder = RunFolder(path)
-        folder.info()
-        if not folder.model.exists():
-            raise ValueError(f"the run in {path} is not finished; run the same `mixonomy train` command again.")
-        path = folder.model
+        if not folder.exists() and (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
+            path = path / WEIGHTS
+        else:
+            folder.info()
+            if not folder.model.exists():
+                raise ValueError(f"the run in {path} is not finished; run the same `mixonomy train` command again.")
+            path = folder.model
     if not path.is_file():
         raise ValueError(f"no file or run folder {where}; give a run folder, a .safetensors or an .npz file.")
     if path.suffix == ".npz":
-        return read_npz(path)
-    if path.suffix == ".safetensors":
-        return read_safetensors(path, model)
-    raise ValueError(f"{path} is neither a run folder nor .safetensors nor .npz; other formats are not read.")
+        return read_npz(path, size)
+    if path.suffix.lower() in PICKLED:
+        raise ValueError(
+            f"{path} is neither a run folder nor .safetensors nor .npz, and files like it may hold a program, so it is "
+            f"not opened; where you trust it, convert it to .safetensors first."
+        )
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} is neither a run folder nor .safetensors nor .npz; other formats are not read.")
+    tensors, metadata = read_tensors(path)
+    if KEY in metadata or model is not None:
+        return described_model(tensors, metadata, str(path), model)
+    if path.with_name(CONFIG).is_file():
+        config = read_config(path.with_name(CONFIG), str(path))
+    elif "architecture" in metadata:
+        config = {"architecture": metadata["architecture"]}
+    return foreign_model(tensors, str(path), config, num_classes)
+
+
+def _of_hub(repo: str, text: str, num_classes: int | None) -> nn.Module:
+    """A model of the hub, ours or timm's."""
+    config_path, weights = fetch(repo, CONFIG), fetch(repo, WEIGHTS)
+    if weights is None:
+        raise ValueError(f"{text} has no {WEIGHTS} on the hub; pickled weights (.bin, .pt) are never read.")
+    tensors, metadata = read_tensors(weights)
+    if KEY in metadata:
+        return described_model(tensors, metadata, text)
+    config = None if config_path is None else read_config(config_path, text)
+    return foreign_model(tensors, text, config, num_classes)
+
+
+def _at_size(model: nn.Module, size: tuple[int, int]) -> nn.Module:
+    """The same weights for images of another size: as they are where they fit, else resized.
+
+    Raises:
+      ValueError: if the model cannot be resized.
+    """
+    info = info_of(model)
+    stored = tuple(info.arguments["image_size"])
+    if size == stored:
+        return model
+    arguments: dict[str, Any] = {**info.arguments, "image_size": list(size)}
+    state = model.state_dict()
+    if isinstance(model, TimmModel):
+        options = {key: value for key, value in arguments.items() if key not in ("name", "image_size")}
+        with torch.random.fork_rng(devices=[]):
+            fresh: nn.Module = create_timm(arguments["name"], image_size=size, **options)
+    else:
+        fresh = empty_model(arguments)
+    if misfits(fresh.state_dict(), state):
+        return resize(model, size)
+    load_weights(fresh, state, "the model")
+    set_info(fresh, replace(info, arguments=arguments, preprocessing=replace(info.preprocessing, image_size=size)))
+    return fresh

@@ -30,6 +30,11 @@ class Section(BaseModel):
     SILENCES: ClassVar[dict[tuple[str, str], dict[str, Any]]] = {}
     """(field, value in words) -> fields that nothing reads then, and their values of no effect; see `changed`."""
 
+    @classmethod
+    def unread(cls, choice: str) -> list[str]:
+        """The fields that go back to None where another choice becomes this one."""
+        return [field for field, readers in cls.READ_BY.items() if choice not in readers]
+
     @model_validator(mode="after")
     def _nothing_is_ignored(self):
         for field, readers in self.READ_BY.items():
@@ -44,10 +49,15 @@ class Model(Section):
     """Which model. Sizes that are not given come from the name's table."""
 
     CHOICE = "name"
-    READ_BY = dict.fromkeys(("patch_size", "hidden_dim", "num_blocks", "tokens_mlp_dim", "channels_mlp_dim"), ())
+    READ_BY = dict.fromkeys(
+        ("patch_size", "hidden_dim", "num_blocks", "tokens_mlp_dim", "channels_mlp_dim")
+        + ("num_heads", "pool", "kernel_size", "activation"),
+        (),
+    )
 
     name: str = "mixer"
-    """A name from `mixonomy list models`, or "mixer" with all five sizes given."""
+    """A name from `mixonomy list models`, a family such as "mixer" or "vit" with its sizes given, or timm:NAME for any
+    model of timm."""
     patch_size: Count | None = None
     """P, in pixels."""
     hidden_dim: Count | None = None
@@ -58,16 +68,33 @@ class Model(Section):
     """D_S, width of the token MLP."""
     channels_mlp_dim: Count | None = None
     """D_C, width of the channel MLP."""
-    gelu: Literal["tanh", "erf"] = "tanh"
-    """tanh as in Google's weights, erf as in timm's."""
-    init: Literal["flax", "timm"] = "flax"
-    """Whose initial weights: flax is LeCun-normal, timm is Xavier-uniform."""
+    num_heads: Count | None = None
+    """For vit: heads of self-attention."""
+    pool: Literal["token", "mean"] | None = None
+    """For vit: features from a class token, or the mean over tokens."""
+    kernel_size: Count | None = None
+    """For convmixer, pool and dwconv: side of the window, in patches."""
+    activation: Literal["gelu", "relu"] | None = None
+    """For convmixer."""
+    gelu: Literal["tanh", "erf"] | None = None
+    """tanh as in Google's weights, erf as in timm's; if not given, tanh for mixer and vit, else erf."""
+    init: Literal["flax", "timm"] | None = None
+    """Whose initial weights: flax is LeCun-normal, timm is Xavier-uniform; flax if not given."""
+    stem: Literal["auto", "imagenet", "small"] | None = None
+    """For timm:NAME: small keeps the size of the image in the first layers, imagenet is timm's own; auto, if not given,
+    takes small up to 64 pixels where it is known."""
     dropout: Share = 0.0
-    """Probability inside the MLPs."""
+    """Probability inside the MLPs; of timm:NAME before the head."""
     drop_path: Share = 0.0
-    """Stochastic depth: probability in the last block, growing linearly from 0 in the first."""
+    """Stochastic depth: probability in the last block, growing linearly from 0 in the first; timm:NAME has its own
+    rule."""
     head_bias: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     """Initial bias of the head; -ln(classes) suits the sigmoid loss."""
+
+    @classmethod
+    def unread(cls, choice: str) -> list[str]:
+        """Sizes belong to a name; the kind of stem to timm's models, GELU and initial weights to ours."""
+        return [*super().unread(choice), *(("gelu", "init") if choice.startswith("timm:") else ("stem",))]
 
 
 class Data(Section):
@@ -250,8 +277,7 @@ def changed(recipe: Recipe, **changes: Any) -> Recipe:
         if isinstance(old, Section) and isinstance(value, dict):
             choice = value.get(old.CHOICE, None)
             if choice is not None and choice != getattr(old, old.CHOICE):
-                dropped = {field: None for field, readers in old.READ_BY.items() if choice not in readers}
-                value = {**dropped, **value}
+                value = {**dict.fromkeys(old.unread(choice)), **value}
             for (field, silencing), silenced in old.SILENCES.items():
                 if str(value.get(field)) == silencing:
                     value = {**silenced, **value}

@@ -166,6 +166,27 @@ def test_report_is_written_again(run, capsys):
     assert (run / "report.html").is_file()
 
 
+def test_list_of_weights_has_every_fact_and_says_the_trap_once(capsys):
+    status, out, err = call(capsys, "list", "weights", "--json")
+    rows = {row["name"]: row for row in json.loads(out)["weights"]}
+    assert status == 0 and rows["timm:mixer_b16_224.goog_in21k_ft_in1k"]["reported"][0]["top1"] == 76.616
+    assert {"licence", "gelu", "pixels", "num_classes", "image_size", "note"} <= rows[
+        "timm:gmlp_s16_224.ra3_in1k"
+    ].keys()
+    assert err.count("trained on ImageNet-1k alone") == 1
+    plain = call(capsys, "list", "weights")[1]
+    assert plain == err and "76.616 % on imagenet1k (timm results/results-imagenet.csv)" in plain
+
+
+def test_lists_import_no_timm():
+    code = (
+        "import sys; from mixonomy.cli import main\n"
+        "assert main(['list', 'models']) == main(['list', 'weights']) == 0 and 'timm' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "timm:resnet50" in done.stdout
+
+
 @pytest.mark.parametrize(("what", "name"), [("models", "mixer-b/16"), ("data", "cifar10"), ("recipes", "digits")])
 def test_list_names(what, name, capsys):
     status, out, _ = call(capsys, "list", what, "--json")
@@ -209,6 +230,22 @@ WRONG = {
     "unknown data": (["train", "--data", "cifr10"], 1, "did you mean 'cifar10'?"),
     "unknown recipe": (["train", "--recipe", "digit"], 1, "did you mean 'digits'?"),
     "recipe file missing": (["train", "--recipe", "mine.py"], 1, "no recipe file mine.py"),
+    "unknown model of timm": (["train", "--model", "timm:resnt18"], 1, "did you mean 'timm:resnet18'?"),
+    "stem of our own": (
+        ["train", "--model.stem", "small"],
+        1,
+        "stem has no effect on mixer; it belongs to models of timm",
+    ),
+    "muon without matrices": (
+        ["train", "--model", "timm:test_resnet", "--optim.name", "muon"],
+        1,
+        "muon needs matrices in a part named `blocks`, and this model has none",
+    ),
+    "layers in several sequences": (
+        ["train", "--model", "timm:test_resnet", "--optim.layer-decay", "0.7"],
+        1,
+        "layer_decay needs one sequence of blocks",
+    ),
     "image size": (
         ["train", "--image-size", "9"],
         1,

@@ -62,10 +62,10 @@ def npz_arrays(model: nn.Module) -> dict[str, np.ndarray]:
 
 
 def rewritten(path: Path, **changes) -> Path:
-    """The same .safetensors file with other entries in its description; None removes one."""
+    """The same .safetensors file with other entries in its description and no checksum; None removes an entry."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        content = {**json.loads(file.metadata()["mixonomy"]), **changes}
+        content = {**json.loads(file.metadata()["mixonomy"]), "sha256": None, **changes}
     content = {key: value for key, value in content.items() if value is not None}
     save_file(tensors, path, metadata={"mixonomy": json.dumps(content)})
     return path

@@ -1,4 +1,4 @@
-"""MLP-Mixer: exact sizes, agreement with two independent implementations, and what must hold for any Mixer.
+"""MLP-Mixer: agreement with two independent implementations, and what must hold for any Mixer.
 
 Axes: B images, S tokens, C channels, K classes.
 """
@@ -10,19 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from mixonomy.models import SPECS, create, list_models, read_npz
+from mixonomy.models import create, read_npz
 from mixonomy.nn import DropPath
 
-# (with a head of 1000 classes, without): CONVENTIONS.md, "Golden parameter counts"; vit_jax/models_test.py.
-COUNTS = {
-    "mixer-s/32": (19_104_624, 18_591_624),
-    "mixer-s/16": (18_528_264, 18_015_264),
-    "mixer-b/32": (60_293_428, 59_524_428),
-    "mixer-b/16": (59_880_472, 59_111_472),
-    "mixer-l/32": (206_939_264, 205_914_264),
-    "mixer-l/16": (208_196_168, 207_171_168),
-    "mixer-h/14": (432_350_952, 431_069_952),
-}
 TINY = {"patch_size": 4, "hidden_dim": 8, "num_blocks": 2, "tokens_mlp_dim": 5, "channels_mlp_dim": 12}
 
 
@@ -34,19 +24,6 @@ def tiny(**changes) -> nn.Module:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     return model.eval()
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_parameter_count_is_exactly_the_papers(name):
-    with torch.device("meta"):
-        model = create(name)
-    total = sum(p.numel() for p in model.parameters())
-    assert (total, total - sum(p.numel() for p in model.head.parameters())) == COUNTS[name]
-
-
-def test_every_name_has_a_parameter_count():
-    assert set(COUNTS) == set(SPECS)
-    assert list_models() == ["mixer", *SPECS]
 
 
 def test_features_and_logits_agree_with_flax(shared):

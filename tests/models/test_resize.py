@@ -207,6 +207,28 @@ def test_sizes_and_methods_that_do_not_work_are_one_sentence(size, method, compl
         mx.resize(tiny(), size, method)
 
 
+@pytest.mark.parametrize("pool", ["token", "mean"])
+def test_positions_of_a_vit_are_resampled_and_the_class_token_keeps_its_own(pool, tmp_path):
+    torch.manual_seed(0)
+    sizes = {"patch_size": 4, "hidden_dim": 8, "num_blocks": 2, "channels_mlp_dim": 12, "num_heads": 2, "pool": pool}
+    model = mx.create("vit", num_classes=3, image_size=(8, 12), **sizes).double().eval()
+    torch.nn.init.normal_(model.head.weight)
+    larger = mx.resize(model, (12, 20))
+    first = int(pool == "token")
+    old, new = model.stem.positions[0], larger.stem.positions[0]
+    assert torch.equal(new[:first], old[:first]) and new.dtype == torch.float64
+    grid = old[first:].T.reshape(1, 8, 2, 3)
+    expected = torch.nn.functional.interpolate(grid, size=(3, 5), mode="bilinear", antialias=True)
+    torch.testing.assert_close(new[first:].T.reshape(1, 8, 3, 5), expected, rtol=0, atol=1e-10)
+    mx.save(larger, tmp_path / "m.safetensors")
+    images = torch.rand(2, 3, 12, 20)
+    loaded = mx.load(tmp_path / "m.safetensors")
+    torch.testing.assert_close(loaded.double()(images.double()), larger(images.double()), rtol=1e-4, atol=1e-5)
+    assert "interpolated positions" in info_of(loaded).changes[0]
+    with pytest.raises(ValueError, match="method 'blocks' is for Mixers; a ViT is resized by 'interpolate'"):
+        mx.resize(model, (16, 24), "blocks")
+
+
 def test_other_models_are_refused():
-    with pytest.raises(ValueError, match="a Conv2d cannot be resized; a Mixer can."):
+    with pytest.raises(ValueError, match=r"a Conv2d cannot be resized; a Mixer and a ViT can\."):
         mx.resize(nn.Conv2d(3, 4, 2), 8)

@@ -9,14 +9,29 @@ from functools import partial
 
 import pytest
 import torch
-from timm.layers import GatedMlp, LayerScale, SelectAdaptivePool2d
+from timm.layers import GatedMlp, SelectAdaptivePool2d
+from timm.layers import LayerScale as TimmLayerScale
 from timm.layers.squeeze_excite import SEModule
-from timm.models.mlp_mixer import ResBlock, SpatialGatingUnit
+from timm.models.mlp_mixer import ResBlock
+from timm.models.mlp_mixer import SpatialGatingUnit as TimmGatingUnit
 from timm.models.vision_transformer import Attention
 from torch import Tensor, nn
 
 import mixonomy as mx
-from mixonomy.nn import MLP, Block, DropPath, PatchEmbed, TokenMLP
+from mixonomy.nn import (
+    MLP,
+    Affine,
+    Block,
+    DepthwiseConv,
+    DropPath,
+    PatchEmbed,
+    Pooling,
+    SelfAttention,
+    SpatialGatingUnit,
+    TokenLinear,
+    TokenMLP,
+)
+from mixonomy.nn.block import LayerScale
 from mixonomy.nn.mixing import MixingPattern, mixing_pattern
 
 NEITHER = MixingPattern(locations=False, channels=False)
@@ -29,7 +44,7 @@ TOKENS = (2, S, C)
 IMAGE = (2, C, 4, 6)  # not square
 
 
-class SelfAttention(nn.Module):
+class TorchAttention(nn.Module):
     """torch's attention with one input and one output."""
 
     def __init__(self):
@@ -92,14 +107,19 @@ TABLE = [
     ("1x1 convolution", nn.Conv2d(C, 8, 1), IMAGE, CHANNELS),
     ("token MLP", TokenMLP(S, 5), TOKENS, LOCATIONS),
     ("depthwise convolution", nn.Conv2d(C, C, 3, padding=1, groups=C), IMAGE, LOCATIONS),
+    ("token map", TokenLinear(S), TOKENS, LOCATIONS),
+    ("depthwise convolution over the grid", DepthwiseConv(C, (3, 3), kernel_size=3), TOKENS, LOCATIONS),
+    ("pooling over the grid", Pooling((3, 3)), TOKENS, LOCATIONS),
     ("average pooling", nn.AvgPool2d(2), IMAGE, LOCATIONS),
     ("max pooling of one channel", nn.MaxPool2d(2), (2, 1, 4, 6), LOCATIONS),
     ("global pooling", SelectAdaptivePool2d(flatten=True), IMAGE, LOCATIONS),
     ("3x3 convolution", nn.Conv2d(C, 8, 3, padding=1), IMAGE, BOTH),
-    ("self-attention", SelfAttention(), TOKENS, BOTH),
+    ("self-attention", SelfAttention(C, num_heads=2), TOKENS, BOTH),
+    ("torch's self-attention", TorchAttention(), TOKENS, BOTH),
     ("timm's self-attention", Attention(C, num_heads=2), TOKENS, BOTH),
     ("gating unit and projection", nn.Sequential(SpatialGatingUnit(C, S), nn.Linear(C // 2, C)), TOKENS, BOTH),
-    ("gMLP's channel MLP", GatedMlp(C, 8, gate_layer=partial(SpatialGatingUnit, seq_len=S)), TOKENS, BOTH),
+    ("timm's gating unit and projection", nn.Sequential(TimmGatingUnit(C, S), nn.Linear(C // 2, C)), TOKENS, BOTH),
+    ("gMLP's channel MLP", GatedMlp(C, 8, gate_layer=partial(TimmGatingUnit, seq_len=S)), TOKENS, BOTH),
     # Convolutions of other shapes.
     ("grouped 1x1 convolution", nn.Conv2d(C, C, 1, groups=2), IMAGE, CHANNELS),
     ("strided 1x1 convolution", nn.Conv2d(C, 8, 1, stride=2), IMAGE, CHANNELS),
@@ -119,7 +139,9 @@ TABLE = [
     ("identity", nn.Identity(), TOKENS, NEITHER),
     ("GELU", nn.GELU(), TOKENS, NEITHER),
     ("ReLU in place", nn.ReLU(inplace=True), IMAGE, NEITHER),
-    ("layer scale", LayerScale(C, init_values=1e-6), TOKENS, NEITHER),
+    ("layer scale", LayerScale(C, 1e-6), TOKENS, NEITHER),
+    ("timm's layer scale", TimmLayerScale(C, init_values=1e-6), TOKENS, NEITHER),
+    ("affine map of each channel", Affine(C), TOKENS, NEITHER),
     ("dropout", nn.Dropout(0.5), TOKENS, NEITHER),
     ("stochastic depth", DropPath(0.5), TOKENS, NEITHER),
     ("tokens in another order", Function(lambda x: x.flip(1)), TOKENS, NEITHER),
@@ -129,6 +151,7 @@ TABLE = [
     ("skip around a shift of all", Function(lambda x: x + x.roll(1, dims=1)), TOKENS, LOCATIONS),
     ("shift of half the channels", Shift(), TOKENS, LOCATIONS),
     ("Mixer block", Block(C, TokenMLP(S, 5), MLP(C, 12)), TOKENS, BOTH),
+    ("scaled block of nothing", Block(C, Affine(C), Affine(C), norm=Affine, layer_scale=1e-6), TOKENS, NEITHER),
     # Weights that start at zero or next to it, and units that are mostly silent.
     ("zero head", zero(nn.Linear(C, 4)), TOKENS, CHANNELS),
     ("zero 3x3 convolution", zero(nn.Conv2d(C, C, 3, padding=1)), IMAGE, BOTH),

@@ -125,3 +125,14 @@ def test_frozen_parameters_are_left_out():
     model.stem.requires_grad_(False)
     (adamw,) = make_optimizers(model, Optim())
     assert not {name for name in names_of(model, adamw) if name.startswith("stem")}
+
+
+def test_gains_that_are_stored_with_four_axes_do_not_decay_and_kernels_of_convolutions_are_adamws():
+    model = nn.Module()
+    model.gain = nn.Parameter(torch.ones(4, 1, 1, 1))
+    model.scale = nn.Parameter(torch.ones(1, 1, 4))
+    model.blocks = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Linear(1, 4))
+    muon, adamw = make_optimizers(model, Optim(name="muon", weight_decay=0.1))
+    assert names_of(model, muon) == {"blocks.1.weight"}
+    decaying = {id(p) for group in adamw.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decaying == {id(model.blocks[0].weight)}

@@ -14,7 +14,7 @@ COMMANDS = {
     "report": "write the HTML report of a run again",
     "data": "check a data set before training on it",
     "study": "what a model is made of, and how it behaves",
-    "list": "list models, data sets or recipes",
+    "list": "list models, data sets, recipes or published weights",
 }
 USAGE = """usage: mixonomy COMMAND [OPTIONS]
 

@@ -2,8 +2,8 @@
 
 import json
 import sys
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
@@ -12,19 +12,25 @@ from mixonomy.cli.arguments import parse
 
 @dataclass(frozen=True)
 class List:
-    """Lists what can be named: models, data sets or recipes."""
+    """Lists what can be named: models, data sets, recipes or published weights."""
 
-    what: Positional[Literal["models", "data", "recipes"]]
+    what: Positional[Literal["models", "data", "recipes", "weights"]]
     """Which list."""
     json: FlagCreatePairsOff[bool] = False
-    """Print the names as one JSON object on the last line of standard output."""
+    """Print the names, of weights all facts, as one JSON object on the last line of standard output."""
 
 
 def main(argv: list[str]) -> int:
     """Runs the command."""
     options = parse(List, argv, name="list")
-    rows = {"models": _models, "data": _data, "recipes": _recipes}[options.what]()
     people = sys.stderr if options.json else sys.stdout
+    if options.what == "weights":
+        lines, facts = _weights()
+        print("\n".join(lines), file=people)
+        if options.json:
+            print(json.dumps({"weights": facts}))
+        return 0
+    rows = {"models": _models, "data": _data, "recipes": _recipes}[options.what]()
     width = max(len(name) for name, _ in rows) + 2
     for name, text in rows:
         print(f"{name:<{width}}{text}", file=people)
@@ -34,12 +40,14 @@ def main(argv: list[str]) -> int:
 
 
 def _models() -> list[tuple[str, str]]:
-    from mixonomy.models import SPECS
+    from mixonomy.models import CURATED, FAMILIES
 
-    rows = [("mixer", "a Mixer of any shape; needs all five sizes")]
-    for name, size in SPECS.items():
-        rows.append((name, ", ".join(f"{key} {value}" for key, value in vars(size).items())))
-    return rows
+    rows = []
+    for name, family in FAMILIES.items():
+        rows.append((name, f"of any shape; give {', '.join(family.size.__dataclass_fields__)}"))
+        for spec, size in family.specs.items():
+            rows.append((spec, ", ".join(f"{key} {value}" for key, value in vars(size).items())))
+    return [*rows, *CURATED.items(), ("timm:NAME", "any other model of timm")]
 
 
 def _data() -> list[tuple[str, str]]:
@@ -59,3 +67,30 @@ def _recipes() -> list[tuple[str, str]]:
     from mixonomy.recipes import describe_recipes
 
     return describe_recipes()
+
+
+def _weights() -> tuple[list[str], list[dict[str, Any]]]:
+    """Lines for people, with each note once and numbered; and all facts."""
+    from mixonomy.models.published import PUBLISHED
+
+    lines, notes = [], list[str]()
+    for each in PUBLISHED:
+        size = "" if each.params is None else f", {each.params / 1e6:.1f} M parameters"
+        size += "" if each.file_mib is None else f", {each.file_mib:g} MiB"
+        marks = []
+        for note in filter(None, each.note.split("; ")):
+            notes += [] if note in notes else [note]
+            marks.append(f"[{notes.index(note) + 1}]")
+        lines.append(f"{each.name} {''.join(marks)}".rstrip())
+        lines.append(f"    {each.model}, {each.trained_on}; {each.num_classes:,} classes{size}; {each.licence}")
+        gelu = "" if each.gelu == "-" else f", GELU {each.gelu}"
+        lines.append(f"    {each.image_size} x {each.image_size} pixels, {each.pixels}, crop {each.crop:g}{gelu}")
+        for found in each.reported:
+            note = f", {found.note}" if found.note else ""
+            lines.append(f"    {found.top1:g} % on {found.data}{note} ({found.source})")
+    lines += ["", *(f"[{number}] {note}." for number, note in enumerate(notes, start=1))]
+    lines += [
+        "",
+        "timm: names load by themselves; an address is a file to download, whose path loads. See docs/weights.md.",
+    ]
+    return lines, [asdict(each) for each in PUBLISHED]

@@ -13,12 +13,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from mixonomy.models.checks import check_finite, digest
 from mixonomy.models.create import create
-from mixonomy.models.info import ModelInfo, TrainedOn, info_of, set_info
+from mixonomy.models.info import ModelInfo, info_of
 from mixonomy.models.mixer import from_npz_layout, mixer_size_of_npz, npz_name
-from mixonomy.preprocessing import Preprocessing
 
 FORMAT = 1
+KEY = "mixonomy"  # of the description in a file's metadata
+MAX_EXPANSION = 100  # weights that are not all zero shrink little
+MAX_SMALL_BYTES = 2**26  # an .npz that unpacks to no more than this may expand as it likes
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -41,12 +44,22 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def save_model(model: nn.Module, path: str | Path) -> None:
-    """Writes weights, architecture, class names and preprocessing into one .safetensors file.
+    """Writes weights, architecture, class names, preprocessing and a checksum of all into one .safetensors file.
 
     Raises:
       ValueError: if the model carries no information, see `info_of`.
     """
-    info = info_of(model)
+    write_tensors(model.state_dict(), info_of(model), path)
+
+
+def write_tensors(
+    tensors: dict[str, Tensor], info: ModelInfo, path: str | Path, timm: dict[str, Any] | None = None
+) -> None:
+    """Writes tensors with the description of the model whose they are.
+
+    Args:
+      timm: timm's config, where the tensors have timm's names and shapes.
+    """
     content = {
         "format": FORMAT,
         "arguments": info.arguments,
@@ -59,51 +72,39 @@ def save_model(model: nn.Module, path: str | Path) -> None:
         "thresholds": list(info.thresholds),
         "changes": list(info.changes),
     }
-    tensors = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(Path(path), save(tensors, metadata={"mixonomy": json.dumps(content)}))
+    content |= {} if timm is None else {"layout": "timm", "timm": timm}
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    content["sha256"] = checksum(copies, content)
+    write_atomically(Path(path), save(copies, metadata={"format": "pt", KEY: json.dumps(content)}))
 
 
-def read_safetensors(path: str | Path, model: nn.Module | None = None) -> nn.Module:
-    """Reads a file that `save_model` wrote.
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a .safetensors file, and its metadata.
 
-    Args:
-      model: the user's own module to fill; needed where the file's architecture is not one of ours.
     Raises:
-      ValueError: if the file is damaged, not ours, of a newer format, or of another model; names what differs.
+      ValueError: if it cannot be read as one.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = (file.metadata() or {}).get("mixonomy")
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read as safetensors ({error}); it is damaged or something else.") from None
-    if metadata is None:
-        raise ValueError(f"{path} was not written by mixonomy: it has no description of the model.")
-    try:
-        content = json.loads(metadata)
-        is_newer = content["format"] > FORMAT
-        info = None if is_newer else _info_from(content)
-        if model is None and info is not None and info.arguments:
-            model = _empty(info.arguments)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} has a damaged description of the model ({error!r}); write it again.") from None
-    if info is None:
-        raise ValueError(f"{path} has format {content['format']}, this version reads up to {FORMAT}; update mixonomy.")
-    if model is None:
-        raise ValueError(f"{path} holds a module of your own; pass one built the same way: load(..., model=...).")
-    load_weights(model, tensors, str(path))
-    set_info(model, info)
-    return model.eval()
+    return tensors, metadata
 
 
-def read_npz(path: str | Path) -> nn.Module:
-    """Reads a Mixer in Google's .npz layout; square images, tanh GELU, pixels in [-1, 1].
+def read_npz(path: str | Path, image_size: tuple[int, int] | None = None) -> nn.Module:
+    """Reads a Mixer in Google's .npz layout; tanh GELU, pixels in [-1, 1].
 
+    Args:
+      image_size: (height, width) in pixels that the weights are for, if their tokens are as many; else it is square.
     Raises:
-      ValueError: if the file is damaged, pickled, or its keys or shapes are not those of a Mixer.
+      ValueError: if the file is damaged, pickled, unpacks to far more than its size, or its keys, shapes or values are
+        not those of a Mixer.
     Source: vision_transformer vit_jax/models_mixer.py.
     """
     try:
+        _check_expansion(path)
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {str(key): _float32(str(key), file[key]) for key in file.files}
         size = mixer_size_of_npz({key: array.shape for key, array in arrays.items()})
@@ -116,15 +117,18 @@ def read_npz(path: str | Path) -> nn.Module:
         raise ValueError(f"{path} cannot be read as an .npz of plain arrays ({reason}).") from None
     except KeyError as error:
         raise ValueError(f"{path} is no official Mixer file: it has no {error}.") from None
-    side = round(num_tokens**0.5)
-    if side * side != num_tokens:
-        raise ValueError(f"{path} has {num_tokens} tokens, which make no square grid.")
-    image_size = [side * size.patch_size] * 2
-    arguments = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels}
-    model = _empty({"name": "mixer", **arguments, **vars(size)})
+    if image_size is None or num_tokens != (image_size[0] // size.patch_size) * (image_size[1] // size.patch_size):
+        side = round(num_tokens**0.5)
+        if side * side != num_tokens:
+            raise ValueError(f"{path} has {num_tokens} tokens, which make no square grid; give image_size.")
+        image_size = (side * size.patch_size, side * size.patch_size)
+    arguments = {"num_classes": num_classes, "image_size": list(image_size), "in_channels": in_channels}
+    model = empty_model({"name": "mixer", **arguments, **vars(size)})
     names: dict[str, str] = {npz_name(name): name for name in model.state_dict()}
     tensors = {names.get(key, key): array for key, array in arrays.items()}
-    load_weights(model, {name: from_npz_layout(name, array) for name, array in tensors.items()}, str(path))
+    tensors = {name: from_npz_layout(name, array) for name, array in tensors.items()}
+    check_finite(tensors, model, str(path))
+    load_weights(model, tensors, str(path))
     return model.eval()
 
 
@@ -135,6 +139,14 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
       ValueError: naming the missing, extra and misshapen tensors, at most five of each.
     """
     own = model.state_dict()
+    if problems := misfits(own, tensors):
+        raise ValueError(f"{where} does not fit this model: {problems}.")
+    is_empty = any(tensor.is_meta for tensor in own.values())
+    model.load_state_dict({name: tensors[name].to(own[name].dtype) for name in own}, assign=is_empty)
+
+
+def misfits(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> str:
+    """What is missing, extra or misshapen; empty if all fits."""
     problems = []
     for what, names in (
         ("it lacks", sorted(own.keys() - tensors.keys())),
@@ -149,17 +161,26 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
     ]
     if shapes:
         problems.append("; ".join(shapes[:5]) + (f" and {len(shapes) - 5} more" if len(shapes) > 5 else ""))
-    if problems:
-        raise ValueError(f"{where} does not fit this model: {'; '.join(problems)}.")
-    is_empty = any(tensor.is_meta for tensor in own.values())
-    model.load_state_dict({name: tensors[name].to(own[name].dtype) for name in own}, assign=is_empty)
+    return "; ".join(problems)
 
 
 # What numpy and zipfile raise for files that are damaged, encrypted, pickled or no .npz at all.
 _UNREADABLE = (
-    *(OSError, ValueError, TypeError, IndexError, AttributeError, EOFError, RuntimeError),
+    *(OSError, ValueError, TypeError, IndexError, AttributeError, EOFError, RuntimeError, MemoryError, OverflowError),
     *(zlib.error, zipfile.BadZipFile),
 )
+
+
+def _check_expansion(path: str | Path) -> None:
+    """Refuses an archive of zeros that would fill the memory.
+
+    Raises:
+      ValueError: with numbers.
+    """
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > max(MAX_SMALL_BYTES, MAX_EXPANSION * os.path.getsize(path)):
+        raise ValueError(f"it unpacks to {unpacked / 1e6:,.0f} MB, over {MAX_EXPANSION} times its size")
 
 
 def _float32(key: str, array: Any) -> Tensor:
@@ -168,21 +189,13 @@ def _float32(key: str, array: Any) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
 
 
-def _info_from(content: dict[str, Any]) -> ModelInfo:
-    return ModelInfo(
-        content["arguments"],
-        Preprocessing.from_dict(content["preprocessing"]),
-        tuple(content["class_names"]),
-        content["loss"],
-        content["precision"],
-        TrainedOn(**content["trained_on"]) if content.get("trained_on") else None,
-        content.get("temperature", 1.0),
-        tuple(content.get("thresholds", ())),
-        tuple(content.get("changes", ())),
-    )
+def checksum(tensors: dict[str, Tensor], content: dict[str, Any]) -> str:
+    """Of the tensors and the description, but for the checksum itself."""
+    described = {key: value for key, value in content.items() if key != "sha256"}
+    return digest(tensors, json.dumps(described, sort_keys=True).encode())
 
 
-def _empty(arguments: dict[str, Any]) -> nn.Module:
-    """A model without memory for its weights, and without drawing initial ones."""
+def empty_model(arguments: dict[str, Any]) -> nn.Module:
+    """A model for weights to come: without memory for them, and without drawing initial ones."""
     with torch.device("meta"):
         return create(**{**arguments, "image_size": tuple(arguments["image_size"])})

@@ -7,6 +7,9 @@ from torch import nn
 
 from mixonomy.preprocessing import Preprocessing
 
+Loss = Literal["softmax", "sigmoid"]
+Precision = Literal["auto", "fp32", "bf16"]
+
 
 @dataclass(frozen=True)
 class TrainedOn:
@@ -42,8 +45,8 @@ class ModelInfo:
     arguments: dict[str, Any]
     preprocessing: Preprocessing
     class_names: tuple[str, ...] = ()
-    loss: Literal["softmax", "sigmoid"] = "softmax"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    loss: Loss = "softmax"
+    precision: Precision = "auto"
     trained_on: TrainedOn | None = None
     temperature: float = 1.0
     thresholds: tuple[float, ...] = ()

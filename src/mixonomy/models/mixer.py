@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mixonomy.nn import MLP, Block, PatchEmbed, TokenMLP, initialise
+from mixonomy.models.isotropic import Isotropic, Options, patch_grid
+from mixonomy.nn import MLP, Block, PatchEmbed, TokenMLP
 from mixonomy.nn.block import NORM_EPS
-from mixonomy.nn.init import Init
-from mixonomy.nn.mlp import Gelu
 
 
 @dataclass(frozen=True)
@@ -36,83 +35,42 @@ SPECS = {
     "mixer-h/14": MixerSize(14, 1280, 32, 640, 5120),
 }
 
+# timm's name -> ours, and the parts of our parameters' names that are called otherwise there.
+# Source: timm models/mlp_mixer.py.
+TIMM_ARCHITECTURES = {
+    "mixer_s32_224": "mixer-s/32",
+    "mixer_s16_224": "mixer-s/16",
+    "mixer_b32_224": "mixer-b/32",
+    "mixer_b16_224": "mixer-b/16",
+    "mixer_l32_224": "mixer-l/32",
+    "mixer_l16_224": "mixer-l/16",
+}
+TIMM_NAMES = (("token_mixer", "mlp_tokens"), ("channel_mixer", "mlp_channels"))
 
-class Mixer(nn.Module):
+
+class Mixer(Isotropic):
     """Patches to tokens, blocks of token MLP and channel MLP, mean over tokens, linear head.
 
-    Args:
-      size: patch size, widths and number of blocks.
-      image_size: (height, width) in pixels, multiples of the patch size.
-      num_classes: K.
-      in_channels: channels of the images.
-      gelu: "tanh" for Google's weights, "erf" for timm's.
-      init: initial weights, see `mixonomy.nn.initialise`; the head starts at zero either way.
-      dropout: probability inside both MLPs, in training.
-      drop_path: probability of dropping a branch in the last block; grows linearly from 0 in the first.
-      head_bias: initial bias of the head; -ln(num_classes) suits the sigmoid loss.
     Raises:
       ValueError: if the patch size does not divide the image size.
-    Source: vision_transformer vit_jax/models_mixer.py; stochastic depth: big_vision models/mlp_mixer.py.
+    Source: vision_transformer vit_jax/models_mixer.py.
     """
 
-    def __init__(
-        self,
-        size: MixerSize,
-        *,
-        image_size: tuple[int, int],
-        num_classes: int,
-        in_channels: int = 3,
-        gelu: Gelu = "tanh",
-        init: Init = "flax",
-        dropout: float = 0.0,
-        drop_path: float = 0.0,
-        head_bias: float = 0.0,
-    ):
-        super().__init__()
-        grid = patch_grid(image_size, size.patch_size)
-        num_tokens, dim = grid[0] * grid[1], size.hidden_dim
-        self.stem = PatchEmbed(in_channels, dim, size.patch_size)
-        self.blocks = nn.Sequential(
-            *(
-                Block(
-                    dim,
-                    TokenMLP(num_tokens, size.tokens_mlp_dim, gelu=gelu, dropout=dropout),
-                    MLP(dim, size.channels_mlp_dim, gelu=gelu, dropout=dropout),
-                    drop_path=drop_path * i / max(size.num_blocks - 1, 1),
-                )
-                for i in range(size.num_blocks)
+    def __init__(self, size: MixerSize, options: Options):
+        rows, columns = patch_grid(options.image_size, size.patch_size)
+        dim, gelu, dropout = size.hidden_dim, options.gelu, options.dropout
+        blocks = (
+            Block(
+                dim,
+                TokenMLP(rows * columns, size.tokens_mlp_dim, gelu=gelu, dropout=dropout),
+                MLP(dim, size.channels_mlp_dim, gelu=gelu, dropout=dropout),
+                drop_path=drop_path,
             )
+            for drop_path in options.drop_paths(size.num_blocks)
         )
-        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.head = nn.Linear(dim, num_classes)
-        initialise(self, init)
-        nn.init.zeros_(self.head.weight)
-        nn.init.constant_(self.head.bias, head_bias)
-
-    def features(self, images: Tensor) -> Tensor:
-        """[B, in_channels, H, W] in [-1, 1] -> [B, C], the pre-logits."""
-        return self.norm(self.blocks(self.stem(images))).mean(dim=1)  # [B, S, C] -> [B, C]
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[B, in_channels, H, W] in [-1, 1] -> [B, K] logits."""
-        return self.head(self.features(images))
-
-
-def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """(rows, columns) of patches in an image.
-
-    Raises:
-      ValueError: naming the nearest sizes that work, if the patch size does not divide the image size.
-    """
-    height, width = image_size
-    if height % patch_size or width % patch_size or height < 1 or width < 1:
-        below = tuple(max(s // patch_size, 1) * patch_size for s in image_size)
-        above = tuple(max(-(-s // patch_size), 1) * patch_size for s in image_size)
-        raise ValueError(
-            f"image size {height}x{width} is not divisible by patch size {patch_size}; "
-            f"use {below[0]}x{below[1]} or {above[0]}x{above[1]}, or another patch size."
-        )
-    return height // patch_size, width // patch_size
+        stem = PatchEmbed(options.in_channels, dim, size.patch_size)
+        super().__init__(stem, blocks, nn.LayerNorm(dim, eps=NORM_EPS), nn.Linear(dim, options.num_classes))
+        self.start(options)
 
 
 def npz_name(name: str) -> str:

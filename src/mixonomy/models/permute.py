@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mixonomy.models.mixer import Mixer, patch_grid
+from mixonomy.models.isotropic import patch_grid
+from mixonomy.models.mixer import Mixer
 from mixonomy.nn import Block, TokenMLP
 
 Permutation = Sequence[int] | Tensor

@@ -5,16 +5,19 @@ Axes: S tokens in raster order, C channels, h and w rows and columns of tokens, 
 
 import copy
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from mixonomy.models.info import ModelInfo, set_info
-from mixonomy.models.mixer import Mixer, patch_grid
-from mixonomy.nn import Block, TokenMLP
+from mixonomy.models.isotropic import patch_grid
+from mixonomy.models.mixer import Mixer
+from mixonomy.models.vit import PlacedPatches, ViT
+from mixonomy.nn import Block, PatchEmbed, TokenMLP
 
 Method = Literal["auto", "blocks", "interpolate"]
+_M = TypeVar("_M", bound=nn.Module)
 Grid = tuple[int, int]
 """(rows, columns) of tokens."""
 
@@ -30,6 +33,8 @@ def resize(model: nn.Module, image_size: int | tuple[int, int], method: Method =
     "interpolate" suits any size: each token MLP reads the tokens resampled to the old grid, and what it writes is
     resampled to the new one, both folded into its matrices, so that D_S stays. Where all tokens are equal, its hidden
     units are exactly what they were, and it writes the old map interpolated, within the range of the old one.
+
+    Of a ViT the positions are resampled in the same way, and the class token's stays; "blocks" is for Mixers only.
 
     The patch size stays, and so do the other layers.
 
@@ -49,7 +54,9 @@ def resize(model: nn.Module, image_size: int | tuple[int, int], method: Method =
     size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
     if isinstance(model, Mixer):
         return _resized_mixer(model, size, method)
-    raise ValueError(f"a {type(model).__name__} cannot be resized; a Mixer can.")
+    if isinstance(model, ViT):
+        return _resized_vit(model, size, method)
+    raise ValueError(f"a {type(model).__name__} cannot be resized; a Mixer and a ViT can.")
 
 
 def block_places(old: Grid, new: Grid) -> Tensor:
@@ -84,8 +91,10 @@ def _resampling_of_axis(old: int, new: int) -> Tensor:
 
 
 def _resized_mixer(model: Mixer, size: tuple[int, int], method: Method) -> Mixer:
-    patch_size = int(model.stem.proj.kernel_size[0])
-    old, new = _grid_of(model, patch_size), patch_grid(size, patch_size)
+    stem = model.stem
+    assert isinstance(stem, PatchEmbed), "a Mixer begins with it"
+    patch_size = int(stem.proj.kernel_size[0])
+    old, new = _grid_of(model, patch_size, _token_mlp(model).fc1.in_features), patch_grid(size, patch_size)
     if method == "blocks":
         _require_multiple(size, old, new, patch_size)
     elif method == "auto":
@@ -94,7 +103,30 @@ def _resized_mixer(model: Mixer, size: tuple[int, int], method: Method) -> Mixer
     if new != old:
         with torch.no_grad():
             _resize_token_mlps(result, old, new, method)
-    return _with_info(result, size, (old[0] * patch_size, old[1] * patch_size), method)
+    how = {"blocks": "block-diagonal token MLPs, one copy for each block of the old size",
+           "interpolate": "interpolated token MLPs"}[method]  # fmt: skip
+    sizes = {"tokens_mlp_dim": _token_mlp(result).fc1.out_features}
+    return _with_info(result, size, (old[0] * patch_size, old[1] * patch_size), how, sizes)
+
+
+def _resized_vit(model: ViT, size: tuple[int, int], method: Method) -> ViT:
+    if method == "blocks":
+        raise ValueError("method 'blocks' is for Mixers; a ViT is resized by 'interpolate'.")
+    stem = model.stem
+    assert isinstance(stem, PlacedPatches), "a ViT begins with it"
+    patch_size, num_class_tokens = int(stem.proj.kernel_size[0]), int(stem.class_token is not None)
+    old, new = _grid_of(model, patch_size, stem.positions.shape[1] - num_class_tokens), patch_grid(size, patch_size)
+    result = copy.deepcopy(model)
+    if new != old:
+        fresh = result.stem
+        assert isinstance(fresh, PlacedPatches), "it is a copy"
+        with torch.no_grad():
+            of_class, of_patches = stem.positions[:, :num_class_tokens], stem.positions[:, num_class_tokens:]
+            resampled = resampling(old, new).to(of_patches.device) @ of_patches.double()  # [1, S, C] -> [1, new S, C]
+            positions = torch.cat([of_class, resampled.to(of_class.dtype)], dim=1)
+        fresh.positions = nn.Parameter(positions, requires_grad=stem.positions.requires_grad)
+    old_size = (old[0] * patch_size, old[1] * patch_size)
+    return _with_info(result, size, old_size, "interpolated positions", {})
 
 
 def _resize_token_mlps(model: Mixer, old: Grid, new: Grid, method: Method) -> None:
@@ -134,19 +166,22 @@ def _replace_linear(mlp: TokenMLP, name: str, weight: Tensor, bias: Tensor) -> N
     setattr(mlp, name, new.train(old.training))
 
 
-def _grid_of(model: Mixer, patch_size: int) -> Grid:
-    """The grid a Mixer was made for: by its info, else a square one."""
+def _token_mlp(model: Mixer) -> TokenMLP:
     mixer = model.blocks[0].get_submodule("token_mixer")
     assert isinstance(mixer, TokenMLP), "a Mixer is made of these"
-    num_tokens = mixer.fc1.in_features
+    return mixer
+
+
+def _grid_of(model: nn.Module, patch_size: int, num_tokens: int) -> Grid:
+    """The grid a model was made for: by its info, else a square one."""
     info: ModelInfo | None = getattr(model, "mixonomy_info", None)
     side = round(num_tokens**0.5)
     grid = (side, side) if info is None else patch_grid(info.preprocessing.image_size, patch_size)
     if grid[0] * grid[1] != num_tokens:
         known = "is unknown" if info is None else f"is {grid[0]}x{grid[1]} by its preprocessing"
         raise ValueError(
-            f"this Mixer has {num_tokens} tokens and their grid {known}; attach a preprocessing with its image size by "
-            f"mixonomy.models.set_info."
+            f"this {type(model).__name__} has {num_tokens} tokens and their grid {known}; attach a preprocessing with "
+            f"its image size by mixonomy.models.set_info."
         )
     return grid
 
@@ -168,18 +203,14 @@ def _require_multiple(size: tuple[int, int], old: Grid, new: Grid, patch_size: i
     )
 
 
-def _with_info(model: Mixer, size: tuple[int, int], old_size: tuple[int, int], method: Method) -> Mixer:
-    """The model with its info brought up to date, where it has any."""
+def _with_info(model: _M, size: tuple[int, int], old_size: tuple[int, int], how: str, sizes: dict[str, Any]) -> _M:
+    """The model with its info brought up to date, where it has any; `sizes` are those that changed."""
     info: ModelInfo | None = getattr(model, "mixonomy_info", None)
     if info is None or size == old_size:
         return model
-    mixer = model.blocks[0].get_submodule("token_mixer")
-    assert isinstance(mixer, TokenMLP), "a Mixer is made of these"
     arguments: dict[str, Any] = dict(info.arguments)
-    if arguments:  # empty for a Mixer that `create` did not build
-        arguments |= {"image_size": list(size), "tokens_mlp_dim": mixer.fc1.out_features}
-    how = {"blocks": "block-diagonal token MLPs, one copy for each block of the old size",
-           "interpolate": "interpolated token MLPs"}[method]  # fmt: skip
+    if arguments:  # empty for a model that `create` did not build
+        arguments |= {"image_size": list(size), **sizes}
     change = f"resized from {old_size[0]}x{old_size[1]} to {size[0]}x{size[1]} pixels by {how}"
     preprocessing = replace(info.preprocessing, image_size=size)
     changes = (*info.changes, change)

@@ -1,4 +1,4 @@
-"""The block of every isotropic model: a token mixer, then a channel mixer, each normalised and skipped.
+"""The block of the isotropic models: a token mixer, then a channel mixer, each normalised and skipped.
 
 Axes: B images, S tokens, C channels.
 """
@@ -34,6 +34,23 @@ class DropPath(nn.Module):
         return f"drop_prob={self.drop_prob:g}"
 
 
+class LayerScale(nn.Module):
+    """A factor for each channel.
+
+    Args:
+      dim: C.
+      value: that all factors start from.
+    """
+
+    def __init__(self, dim: int, value: float):
+        super().__init__()
+        self.factor = nn.Parameter(torch.full((dim,), value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, S, C] -> [B, S, C]."""
+        return self.factor * x
+
+
 class Block(nn.Module):
     """x + token_mixer(norm(x)), then x + channel_mixer(norm(x)).
 
@@ -42,6 +59,7 @@ class Block(nn.Module):
       token_mixer: any module [B, S, C] -> [B, S, C].
       channel_mixer: any module [B, S, C] -> [B, S, C].
       norm: makes a normalisation from C; LayerNorm over C with epsilon 1e-6 by default.
+      layer_scale: initial value of a factor per channel on each branch (Touvron et al. 2021, CaiT); None for no factor.
       drop_path: probability of dropping a branch in training, drawn for each branch on its own.
     """
 
@@ -52,6 +70,7 @@ class Block(nn.Module):
         channel_mixer: nn.Module,
         *,
         norm: Callable[[int], nn.Module] | None = None,
+        layer_scale: float | None = None,
         drop_path: float = 0.0,
     ):
         super().__init__()
@@ -60,9 +79,11 @@ class Block(nn.Module):
         self.token_mixer = token_mixer
         self.norm2 = make_norm(dim)
         self.channel_mixer = channel_mixer
+        self.scale1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
+        self.scale2 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, C] -> [B, S, C], float."""
-        x = x + self.drop_path(self.token_mixer(self.norm1(x)))
-        return x + self.drop_path(self.channel_mixer(self.norm2(x)))
+        x = x + self.drop_path(self.scale1(self.token_mixer(self.norm1(x))))
+        return x + self.drop_path(self.scale2(self.channel_mixer(self.norm2(x))))

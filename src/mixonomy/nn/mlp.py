@@ -1,4 +1,4 @@
-"""The two MLPs of MLP-Mixer: one acts on the channels of a token, one on the tokens of a channel.
+"""The two MLPs of MLP-Mixer, one on the channels of a token, one on the tokens of a channel, and ResMLP's linear map.
 
 Axes: B images, S tokens, C channels.
 """
@@ -43,6 +43,22 @@ class TokenMLP(MLP):
 
     def __init__(self, num_tokens: int, tokens_mlp_dim: int, *, gelu: Gelu = "tanh", dropout: float = 0.0):
         super().__init__(num_tokens, tokens_mlp_dim, gelu=gelu, dropout=dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, S, C] -> [B, S, C], float."""
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)  # [B, S, C] -> [B, C, S] and back
+
+
+class TokenLinear(nn.Linear):
+    """Mixes the tokens of each channel with one linear map that all channels share.
+
+    Args:
+      num_tokens: S; the weights fix it.
+    Source: ResMLP paper (Touvron et al. 2021), section 2.
+    """
+
+    def __init__(self, num_tokens: int):
+        super().__init__(num_tokens, num_tokens)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, C] -> [B, S, C], float."""

@@ -16,6 +16,7 @@ BETAS = (0.9, 0.999)  # MLP-Mixer paper, section 3
 SGD_MOMENTUM = 0.9  # MLP-Mixer paper, section 3 (fine-tuning)
 MUON_MOMENTUM = 0.95  # torch.optim.Muon's default
 MUON_REST_LR = 1e-3
+POSITIONS = ("positions", "pos_embed")  # tables of positions, ours and timm's
 
 
 class _Weight(NamedTuple):
@@ -41,7 +42,8 @@ def peak_rest_lr(config: Optim) -> float | None:
 def make_optimizers(model: nn.Module, config: Optim) -> Sequence[torch.optim.Optimizer]:
     """The optimizers of a recipe; each group carries its peak rate as "peak_lr".
 
-    Weight decay acts on matrices and kernels (two axes or more) only, and is multiplied by the group's learning rate.
+    Weight decay acts on matrices and kernels only, see `_decays`, and is multiplied by the group's learning rate. Muon
+    takes the matrices of the blocks; kernels of convolutions, there as elsewhere, are AdamW's, as are all vectors.
 
     Raises:
       ValueError: if muon finds no matrices in blocks, or `layer_decay` no blocks.
@@ -54,7 +56,10 @@ def make_optimizers(model: nn.Module, config: Optim) -> Sequence[torch.optim.Opt
     if rest_lr is not None:
         matrices = [weight for weight in weights if _is_block_matrix(weight)]
         if not matrices:
-            raise ValueError("muon needs matrices in a part named `blocks`, and this model has none; use adamw or sgd.")
+            raise ValueError(
+                "muon needs matrices in a part named `blocks`, and this model has none (kernels of convolutions are no "
+                "matrices); use adamw or sgd."
+            )
         rest = [weight for weight in weights if not _is_block_matrix(weight)]
         momentum = MUON_MOMENTUM if config.momentum is None else config.momentum
         muon = Muon(_groups(matrices, config.weight_decay, lr), lr=lr, momentum=momentum)
@@ -82,11 +87,23 @@ def _groups(weights: Sequence[_Weight], weight_decay: float, lr: float) -> list[
     """For each learning rate, a group of kernels, which decay, and a group of the rest."""
     groups: dict[tuple[float, bool], list[Tensor]] = {}
     for weight in weights:
-        groups.setdefault((lr * weight.scale, weight.parameter.ndim >= 2), []).append(weight.parameter)
+        groups.setdefault((lr * weight.scale, _decays(weight)), []).append(weight.parameter)
     return [
         {"params": params, "weight_decay": weight_decay if is_kernel else 0.0, "lr": rate, "peak_lr": rate}
         for (rate, is_kernel), params in groups.items()
     ]
+
+
+def _decays(weight: _Weight) -> bool:
+    """Whether it is a matrix or a kernel, and no vector in disguise, nor a table of positions.
+
+    NFNets keep the gain of each kernel as [C, 1, 1, 1] and timm's ResMLP its scales as [1, 1, C]: like those of norms,
+    they do not decay.
+    """
+    shape = weight.parameter.shape
+    return weight.name.rpartition(".")[2] not in POSITIONS and (
+        len(shape) == 2 or sum(length > 1 for length in shape) >= 2
+    )
 
 
 def _is_block_matrix(weight: _Weight) -> bool:
