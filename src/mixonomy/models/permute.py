@@ -1,4 +1,4 @@
-"""Permutations that layers without neighbours cannot see: images with shuffled patches and pixels, and what undoes them.
+"""Permutations that layers without neighbours cannot see: shuffled images, and the model that undoes them.
 
 Axes: B images, c channels of an image, S patches in raster order, P patch size.
 """
