@@ -66,12 +66,25 @@ def test_recipe_is_frozen():
         (Optim, {"name": "sgd", "beta1": 0.9}, "beta1 has no effect with name=sgd"),
         (Optim, {"name": "sgd", "beta2": 0.9}, "beta2 has no effect with name=sgd"),
         (Optim, {"schedule": "constant", "end": 0.1}, "end has no effect with schedule=constant"),
+        (Model, {"name": "vit-b/16", "tokens_mlp_dim": 9}, "tokens_mlp_dim has no effect with name=vit-b/16; .* mixer"),
+        (Model, {"name": "mixer-b/16", "pool": "mean"}, "pool has no effect with name=mixer-b/16; it belongs to vit"),
+        (Model, {"name": "timm:resnet18", "num_heads": 2}, "num_heads has no effect with name=timm:resnet18"),
         (Data, {"eval_crop": "squash", "eval_resize": 1.3}, "eval_resize has no effect with eval_crop=squash"),
     ],
 )
 def test_field_that_nothing_reads_is_refused(section, values, words):
     with pytest.raises(ValueError, match=words):
         section.model_validate(values)
+
+
+def test_sizes_of_a_model_are_those_that_its_family_reads():
+    from mixonomy.models import FAMILIES
+
+    for field, readers in Model.READ_BY.items():
+        reading = [name for name, family in FAMILIES.items() if field in family.size.__dataclass_fields__]
+        assert reading == sorted(readers or FAMILIES, key=list(FAMILIES).index), field
+    sizes = {field for family in FAMILIES.values() for field in family.size.__dataclass_fields__}
+    assert sizes == set(Model.READ_BY)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 0.0, -1e-3])

@@ -38,22 +38,31 @@ class Section(BaseModel):
     @model_validator(mode="after")
     def _nothing_is_ignored(self):
         for field, readers in self.READ_BY.items():
-            chosen = getattr(self, self.CHOICE)
-            if getattr(self, field) is not None and readers and chosen not in readers:
-                belongs = " and ".join(readers)
+            if getattr(self, field) is not None and readers and self._reader() not in readers:
+                belongs, chosen = " and ".join(readers), getattr(self, self.CHOICE)
                 raise ValueError(f"{field} has no effect with {self.CHOICE}={chosen}; it belongs to {belongs}")
         return self
+
+    def _reader(self) -> str:
+        """What stands in READ_BY for the choice: the choice itself."""
+        return getattr(self, self.CHOICE)
 
 
 class Model(Section):
     """Which model. Sizes that are not given come from the name's table."""
 
     CHOICE = "name"
-    READ_BY = dict.fromkeys(
-        ("patch_size", "hidden_dim", "num_blocks", "tokens_mlp_dim", "channels_mlp_dim")
-        + ("num_heads", "pool", "kernel_size", "activation"),
-        (),
-    )
+    READ_BY = {  # by family, the first word of a name
+        "patch_size": (),
+        "hidden_dim": (),
+        "num_blocks": (),
+        "tokens_mlp_dim": ("mixer",),
+        "channels_mlp_dim": ("mixer", "vit", "resmlp", "gmlp", "pool", "dwconv"),
+        "num_heads": ("vit",),
+        "pool": ("vit",),
+        "kernel_size": ("convmixer", "pool", "dwconv"),
+        "activation": ("convmixer",),
+    }
 
     name: str = "mixer"
     """A name from `mixonomy list models`, a family such as "mixer" or "vit" with its sizes given, or timm:NAME for any
@@ -94,7 +103,11 @@ class Model(Section):
     @classmethod
     def unread(cls, choice: str) -> list[str]:
         """Sizes belong to a name; the kind of stem to timm's models, GELU and initial weights to ours."""
-        return [*super().unread(choice), *(("gelu", "init") if choice.startswith("timm:") else ("stem",))]
+        return [*cls.READ_BY, *(("gelu", "init") if choice.startswith("timm:") else ("stem",))]
+
+    def _reader(self) -> str:
+        """The family."""
+        return self.name.split("-")[0]
 
 
 class Data(Section):

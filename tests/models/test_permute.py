@@ -21,11 +21,20 @@ NUM_PATCHES = GRID[0] * GRID[1]
 IMAGE_SIZE = (GRID[0] * PATCH, GRID[1] * PATCH)
 
 
-def tiny(dtype: torch.dtype = torch.float64) -> nn.Module:
-    """A Mixer on a 2 x 3 grid whose weights, biases and head are all drawn at random."""
+FAMILIES = {
+    "mixer": {"tokens_mlp_dim": 5},
+    "vit": {"num_heads": 2},
+    "vit of the mean": {"num_heads": 2, "pool": "mean"},
+    "resmlp": {},
+    "gmlp": {},
+}
+
+
+def tiny(dtype: torch.dtype = torch.float64, family: str = "mixer") -> nn.Module:
+    """A model on a 2 x 3 grid whose weights, biases and head are all drawn at random."""
     torch.manual_seed(0)
-    sizes = {"patch_size": PATCH, "hidden_dim": 8, "num_blocks": 2, "tokens_mlp_dim": 5, "channels_mlp_dim": 12}
-    model = mx.create("mixer", num_classes=4, image_size=IMAGE_SIZE, **sizes)
+    sizes = {"patch_size": PATCH, "hidden_dim": 8, "num_blocks": 2, "channels_mlp_dim": 12, **FAMILIES[family]}
+    model = mx.create(family.split()[0], num_classes=4, image_size=IMAGE_SIZE, **sizes)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5)
     return model.to(dtype).eval()
@@ -43,6 +52,17 @@ def test_permuted_model_gives_equal_logits_on_shuffled_images(patches, pixels):
     with torch.inference_mode():
         logits = permuted(model, patches=patches, pixels=pixels)(shuffled)
         torch.testing.assert_close(logits, model(images), rtol=1e-12, atol=1e-12)  # sums in another order
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_whose_layers_know_no_neighbours_can_be_permuted(family):
+    model, images = tiny(family=family), random_images()
+    patches, pixels = [3, 1, 5, 0, 2, 4], [2, 0, 3, 1]
+    shuffled = shuffle_patches(images, PATCH, patches=patches, pixels=pixels)
+    with torch.inference_mode():
+        logits = permuted(model, patches=patches, pixels=pixels)(shuffled)
+        torch.testing.assert_close(logits, model(images), rtol=1e-12, atol=1e-12)
+        assert (model(shuffled) - model(images)).abs().max() > 1e-3, "the plain model sees the difference"
 
 
 @pytest.mark.parametrize("changes", [{"patches": [1, 2, 0, 3, 4, 5]}, {"pixels": [1, 2, 3, 0]}])
@@ -118,5 +138,7 @@ def test_images_that_cannot_be_shuffled_are_one_sentence(images, patch_size, com
 
 
 def test_other_models_are_refused():
-    with pytest.raises(ValueError, match="only a Mixer can be permuted, not a Conv2d"):
+    with pytest.raises(ValueError, match="only a Mixer, ViT, ResMLP or gMLP can be permuted, not a Conv2d"):
         permuted(nn.Conv2d(3, 4, 2), pixels=[0, 1, 2, 3])
+    with pytest.raises(ValueError, match="not a PoolMixer: its layers know which"):
+        permuted(mx.create("pool-s/16", num_blocks=1), pixels=range(256))

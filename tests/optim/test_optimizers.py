@@ -127,6 +127,16 @@ def test_frozen_parameters_are_left_out():
     assert not {name for name in names_of(model, adamw) if name.startswith("stem")}
 
 
+def test_positions_and_class_token_do_not_decay_and_learn_at_the_rate_of_the_stem():
+    sizes = {"patch_size": 4, "hidden_dim": 8, "num_blocks": 2, "channels_mlp_dim": 12, "num_heads": 2}
+    model = create("vit", num_classes=3, image_size=8, **sizes)
+    (adamw,) = make_optimizers(model, Optim(name="adamw", lr=1.0, weight_decay=0.1, layer_decay=0.5))
+    groups = {id(p): group for group in adamw.param_groups for p in group["params"]}
+    for name in ("stem.class_token", "stem.positions", "stem.proj.weight"):
+        group = groups[id(model.get_parameter(name))]
+        assert (group["peak_lr"], group["weight_decay"] > 0) == (0.125, name == "stem.proj.weight")
+
+
 def test_gains_that_are_stored_with_four_axes_do_not_decay_and_kernels_of_convolutions_are_adamws():
     model = nn.Module()
     model.gain = nn.Parameter(torch.ones(4, 1, 1, 1))

@@ -1,4 +1,4 @@
-"""Permutations that a Mixer cannot see: images with shuffled patches and pixels, and the model that undoes them.
+"""Permutations that layers without neighbours cannot see: shuffled images, and the model that undoes them.
 
 Axes: B images, c channels of an image, S patches in raster order, P patch size.
 """
@@ -9,33 +9,40 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mixonomy.models.isotropic import patch_grid
+from mixonomy.models.gmlp import GMLP
+from mixonomy.models.isotropic import Isotropic, patch_grid
 from mixonomy.models.mixer import Mixer
-from mixonomy.nn import Block, TokenMLP
+from mixonomy.models.resmlp import ResMLP
+from mixonomy.models.vit import PlacedPatches, ViT
+from mixonomy.nn import SpatialGatingUnit, TokenLinear, TokenMLP
 
 Permutation = Sequence[int] | Tensor
 """A permutation of range(N): place i of the shuffled whole shows what is at place permutation[i] of the plain one."""
 
 
-def permuted(model: nn.Module, *, patches: Permutation | None = None, pixels: Permutation | None = None) -> Mixer:
-    """A Mixer that sees shuffled images as the given one sees plain ones: the same logits up to rounding.
+def permuted(model: nn.Module, *, patches: Permutation | None = None, pixels: Permutation | None = None) -> Isotropic:
+    """A model that sees shuffled images as the given one sees plain ones: the same logits up to rounding.
 
-    Nothing is trained: the stem's kernels get their pixels, the first matrix of each token MLP its columns,
-    and the second its rows and biases, in the order of the shuffled image. The mean over tokens has no order.
+    Nothing is trained: the stem's kernels get their pixels in the order of the shuffled image, and every matrix over
+    the tokens its rows, columns and biases: in a Mixer the columns of the first and the rows of the second of each
+    token MLP, in ResMLP and gMLP both of the one, in a ViT the positions. Means over tokens and attention have no
+    order.
 
     Args:
-      model: stays as it is; dtype, device, class names and preprocessing are kept in the result.
+      model: a Mixer, ViT, ResMLP or gMLP; stays as it is; dtype, device, class names and preprocessing are kept in the
+        result.
       patches: of the S patches in raster order; patches[s] is the patch of the plain image shown at place s.
       pixels: of the P * P pixels of each patch in raster order; as they are if not given.
     Returns:
       A model with weights of its own, for what `shuffle_patches` makes of images with the same permutations.
     Raises:
-      ValueError: if the model is no Mixer, a permutation is not one, or neither is given.
+      ValueError: if the model is none of these, a permutation is not one, or neither is given.
     Source: MLP-Mixer paper, section 3.4, which trains on such images; the weights follow from its equation 1.
     """
-    if not isinstance(model, Mixer):
+    if not isinstance(model, Mixer | ViT | ResMLP | GMLP):
         raise ValueError(
-            f"only a Mixer can be permuted, not a {type(model).__name__}: its layers see other orders too."
+            f"only a Mixer, ViT, ResMLP or gMLP can be permuted, not a {type(model).__name__}: its layers know which "
+            f"places are neighbours."
         )
     _require_any(patches, pixels)
     result = copy.deepcopy(model)
@@ -46,13 +53,8 @@ def permuted(model: nn.Module, *, patches: Permutation | None = None, pixels: Pe
             order = _checked(pixels, size * size, f"pixels of a {size}x{size} patch").to(kernel.device)
             kernel.copy_(kernel.flatten(2)[:, :, order].unflatten(2, (size, size)))
         if patches is not None:
-            for block in result.blocks:
-                assert isinstance(block, Block) and isinstance(block.token_mixer, TokenMLP), "a Mixer is made of these"
-                fc1, fc2 = block.token_mixer.fc1, block.token_mixer.fc2
-                order = _checked(patches, fc1.in_features, "patches of this model").to(fc1.weight.device)
-                fc1.weight.copy_(fc1.weight[:, order])
-                fc2.weight.copy_(fc2.weight[order])
-                fc2.bias.copy_(fc2.bias[order])
+            for module in result.modules():
+                _permute_tokens(module, patches)
     return result
 
 
@@ -90,6 +92,28 @@ def shuffle_patches(
         x = x[:, :, :, _checked(pixels, patch_size**2, what).to(x.device)]
     x = x.unflatten(3, (patch_size, patch_size)).unflatten(2, (rows, columns))
     return x.transpose(3, 4).flatten(4, 5).flatten(2, 3).contiguous()
+
+
+def _permute_tokens(module: nn.Module, patches: Permutation) -> None:
+    """Puts what a layer itself knows about places into another order; layers that know nothing stay."""
+    if isinstance(module, TokenMLP):
+        order = _order_of(patches, module.fc1)
+        module.fc1.weight.copy_(module.fc1.weight[:, order])
+        module.fc2.weight.copy_(module.fc2.weight[order])
+        module.fc2.bias.copy_(module.fc2.bias[order])
+    elif isinstance(module, TokenLinear | SpatialGatingUnit):
+        linear = module if isinstance(module, TokenLinear) else module.proj
+        order = _order_of(patches, linear)
+        linear.weight.copy_(linear.weight[order][:, order])
+        linear.bias.copy_(linear.bias[order])
+    elif isinstance(module, PlacedPatches):
+        places = module.positions[:, 0 if module.class_token is None else 1 :]  # a view; the class token has no place
+        order = _checked(patches, places.shape[1], "patches of this model").to(places.device)
+        places.copy_(places[:, order])
+
+
+def _order_of(patches: Permutation, linear: nn.Linear) -> Tensor:
+    return _checked(patches, linear.in_features, "patches of this model").to(linear.weight.device)
 
 
 def _require_any(patches: Permutation | None, pixels: Permutation | None) -> None:
