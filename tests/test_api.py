@@ -147,6 +147,23 @@ def test_loaded_model_knows_which_images_it_was_trained_on(run):
         assert [mx.evaluate(model, "digits", split=split).n for split in ("train", "val", "test")] == [1295, 143, 359]
 
 
+def test_data_that_changed_after_training_is_not_scored_as_if_it_were_new(run, tmp_path):
+    digits = open_source("digits").splits["train"]
+    for i in range(40):
+        path = tmp_path / "images" / str(digits.labels[i]) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(digits.images[i]))
+    recipe = changed(
+        load_recipe("digits"), data={"source": str(tmp_path / "images")}, model=SMALL, duration="2 steps", batch_size=8
+    )
+    trained = mx.train(recipe, tmp_path / "run")
+    mx.evaluate(trained.path)
+    (tmp_path / "images" / "0" / "new.png").write_bytes(bytes(digits.images[41]))
+    with pytest.raises(ValueError, match="has other images or labels than when the model was trained"):
+        mx.evaluate(trained.path)
+    assert mx.evaluate(trained.path, str(tmp_path / "images")).n == 41
+
+
 def _runtime(shared: Path):
     from mixonomy.experiment import Runtime
 

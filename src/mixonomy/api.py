@@ -143,11 +143,18 @@ def evaluate(
     if not isinstance(model, nn.Module):
         model = load(model)
     info = info_of(model)
+    own = info.trained_on if source is None else None
     if source is None:
-        if info.trained_on is None:
+        if own is None:
             raise ValueError("these weights name no data; say which by --data SOURCE.")
-        source = info.trained_on.source
+        source = own.source
     opened = data.open_source(source, runtime.data_root)
+    kept_apart = {"test", "val"} if split in (None, "test") else {split}  # val is the test data of a source without
+    if own is not None and own.digest != opened.digest() and not kept_apart & opened.splits.keys():
+        raise ValueError(
+            f"{source} has other images or labels than when the model was trained, so which of them it learned from is "
+            f"not known; give --data {source} to score it as other data, or data with a test split."
+        )
     images = _choose(opened, info.trained_on, split)
     predictor = predictor_of(model, runtime.device)
     workers = data.default_workers() if runtime.workers is None else runtime.workers

@@ -81,7 +81,11 @@ def find_lr(
     is_diverged = False
     with closing(images.batches(0, recipe.batch_size)) as batches, console.progress(steps, 0) as meter:
         for step, rate in enumerate(rates):
-            loss = state.step(next(batches), step, factor=rate / peak).item()
+            batch = next(batches)
+            while not len(batch.labels):  # none of its images could be read
+                setup.check_bad(recipe)
+                batch = next(batches)
+            loss = state.step(batch, step, factor=rate / peak).item()
             if not np.isfinite(loss):
                 is_diverged = True
                 break

@@ -81,7 +81,7 @@ def hold_out(split: Split, share: float) -> tuple[Split, Split]:
     chosen = np.zeros(len(split), dtype=bool)
     chosen[np.concatenate(held)] = True
     if not chosen.any():
-        raise ValueError(f"{len(split)} images, no class with two, are too few to hold out {share:.0%}.")
+        raise ValueError(f"{len(split)} images, no class with two, are too few to hold out {share:.0%}; add images.")
     return split.pick(np.flatnonzero(~chosen)), split.pick(np.flatnonzero(chosen))
 
 

@@ -152,7 +152,7 @@ def few_images(run: FinishedRun) -> Advice | None:
         return None
     few.sort()
     named = ", ".join(f"“{name}” ({count:,})" for count, name in few[:3])
-    more = f" and {len(few) - 3:,} more classes" if len(few) > 3 else ""
+    more = f" and {len(few) - 3:,} more class{'es' * (len(few) > 4)}" if len(few) > 3 else ""
     return Advice(f"Too few training images of {named}{more}. Add images of them first.", "classes")
 
 

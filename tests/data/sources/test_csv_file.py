@@ -50,6 +50,8 @@ def test_split_column_tabs_and_what_excel_writes(tmp_path):
         ("", "has no column 'path', it is empty; path and label are needed"),
         ("file,label\na.png,x\n", "has no column 'path', only file, label; path and label are needed"),
         ("path,class\na.png,x\n", "has no column 'label', only path, class"),
+        ("path;label\na.png;x\n", "separates its columns by ';', which stands between labels here"),
+        ("path,label\nc.png,y\na.png,x\nc.png,x\n", "rows 2 and 4 of .* both name c.png; give each image one row"),
         ("path,label\n", "has no rows"),
         ("path,label\na.png,x\nnowhere.png,y\n", r"row 3 of .* names nowhere.png, and there is no such file in "),
         ("path,label\nx.png,x\ny.png,y\n", r"row 2 .*\(2 files are missing in all\)"),

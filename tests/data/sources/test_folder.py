@@ -146,6 +146,13 @@ def test_order_does_not_depend_on_the_order_of_the_files(tmp_path, monkeypatch):
     assert held[0] == held[1] and len(held[0]) == 8
 
 
+def test_images_outside_of_the_class_folders_are_left_out_and_said(tmp_path):
+    tree(tmp_path, "train/a/0.png", "train/b/0.png", "train/1.png", "train/2.png", "test/a/0.png", "test/b/3.png")
+    opened = open_source(str(tmp_path))
+    assert len(opened.splits["train"]) == 2
+    assert opened.notes == (f"train of {tmp_path.name} has 2 images outside of its class folders, left out.",)
+
+
 def test_empty_class_is_left_out_and_said(tmp_path):
     tree(tmp_path, "train/a/0.png", "train/b/0.png", "test/a/0.png")
     (tmp_path / "train/nothing").mkdir()
@@ -163,6 +170,7 @@ def test_empty_class_is_left_out_and_said(tmp_path):
         (["mine/cats/0.png", "mine/dogs/0.png"], r"lie too deep, such as mine/.*; give .*mine"),
         (["x/cats/in/0.png", "y/cats/in/0.png"], "lie too deep.*put the images directly into the class folders"),
         (["train/a/0.png", "train/b/0.png", "test/c/0.png"], "test of .* has classes that train lacks: c"),
+        (["cats/0.png", "dogs/0.png", "test/cats/1.png"], "has test and beside them cats, dogs; give a folder with"),
         (["train/a/0.png", "train/b/0.png", "extra/c/0.png"], "has train and beside them extra; give a folder with"),
         (["train/a/0.png", "val/a/0.png", "valid/b/0.png"], "two of which are the same split"),
         (["train/0.png", "train/1.png"], "train has 2 images but no class folders"),

@@ -5,6 +5,7 @@ Axes: N images, K classes.
 
 import csv
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,12 @@ def open_csv(path: Path) -> Source:
     by_split: dict[str, list[tuple[int, str, str]]] = {}
     for number, file, label, split in rows:
         by_split.setdefault(split, []).append((number, file, label))
+    for (first, file, *_), (second, again, *_) in pairwise(rows):  # which are in the order of the files
+        if file == again:
+            raise ValueError(
+                f"rows {first} and {second} of {path} both name {file}; give each image one row, with several labels "
+                f"separated by {LABEL_SEPARATOR!r}."
+            )
     is_multilabel = any(LABEL_SEPARATOR in label for *_, label, _ in rows)
     root = path.parent
     missing = [(number, file) for number, file, *_ in rows if not (root / file).is_file()]
@@ -60,6 +67,11 @@ def _read_rows(path: Path) -> list[tuple[int, str, str, str]]:
         with path.open(newline="", encoding="utf-8-sig") as file:  # Excel writes a byte order mark
             table = csv.DictReader(file, delimiter=DELIMITERS[path.suffix.lower()], restval="")
             columns = [(name or "").strip().lower() for name in table.fieldnames or ()]
+            if len(columns) == 1 and LABEL_SEPARATOR in columns[0]:
+                raise ValueError(
+                    f"{path} separates its columns by {LABEL_SEPARATOR!r}, which stands between labels here; save it "
+                    f"with commas, or as .tsv with tabs."
+                )
             for column in ("path", "label"):
                 if column not in columns:
                     has = f"only {', '.join(columns)}" if columns else "it is empty"

@@ -23,11 +23,11 @@ def open_folder(root: Path) -> Source:
     folders = _folders(root)
     as_splits = {folder: SPLIT_FOLDERS[folder.lower()] for folder in folders if folder.lower() in SPLIT_FOLDERS}
     has_others = len(as_splits) < len(folders)
-    if has_others and not any(_folders(root / folder) for folder, split in as_splits.items() if split == "train"):
+    if has_others and not any(_folders(root / folder) for folder in as_splits):
         as_splits = {}  # classes that happen to be called "test" or, in CIFAR-100, "train"
     if not as_splits:
         parts = {"train": _read_classes(root, "")}
-        notes = _empty_note(root.name, *parts["train"])
+        notes = _notes(root.name, root, *parts["train"])
     else:
         if others := [folder for folder in folders if folder not in as_splits]:
             raise ValueError(
@@ -38,7 +38,11 @@ def open_folder(root: Path) -> Source:
             raise ValueError(f"{root} has {_some(sorted(as_splits))}, two of which are the same split; rename one.")
         in_order = sorted(as_splits, key=lambda folder: tuple(SPLIT_FOLDERS.values()).index(as_splits[folder]))
         parts = {as_splits[folder]: _read_classes(root, f"{folder}/") for folder in in_order}
-        notes = [note for name, part in parts.items() for note in _empty_note(f"{name} of {root.name}", *part)]
+        notes = [
+            note
+            for folder, name in as_splits.items()
+            for note in _notes(f"{name} of {root.name}", root / folder, *parts[name])
+        ]
     kept = {name: (split, tuple(names)) for name, (split, names) in parts.items()}
     splits, class_names = joined(str(root), {name: _without_empty(*part) for name, part in kept.items()})
     if len(class_names) < 2:
@@ -58,7 +62,7 @@ def _read_classes(root: Path, prefix: str) -> tuple[Split, tuple[str, ...]]:
     base = root / prefix
     folders = _folders(base)
     if not folders:
-        loose = sum(1 for entry in base.iterdir() if has_image_ending(entry.name) and not is_hidden(entry.name))
+        loose = _num_loose(base)
         has = f"{loose:,} images but no class folders" if loose else "no class folders"
         raise ValueError(
             f"{base} has {has}; put the images of each class in a folder named like the class, or give a CSV of paths "
@@ -96,10 +100,20 @@ def _without_empty(split: Split, class_names: tuple[str, ...]) -> tuple[Split, t
     return Split(split.images, labels, split.names), tuple(class_names[i] for i in present)
 
 
-def _empty_note(where: str, split: Split, class_names: tuple[str, ...]) -> list[str]:
-    """Says which class folders have no images."""
+def _notes(where: str, base: Path, split: Split, class_names: tuple[str, ...]) -> list[str]:
+    """Says which class folders have no images, and how many images are in none."""
     empty = [name for name, count in zip(class_names, split.counts(len(class_names)), strict=True) if not count]
-    return [f"{where} has no images of {_some(empty)}, left out."] if empty else []
+    notes = [f"{where} has no images of {_some(empty)}, left out."] if empty else []
+    if loose := _num_loose(base):
+        notes.append(f"{where} has {loose:,} image{'s' * (loose > 1)} outside of its class folders, left out.")
+    return notes
+
+
+def _num_loose(base: Path) -> int:
+    """Images beside the class folders."""
+    return sum(
+        has_image_ending(entry.name) and not is_hidden(entry.name) and entry.is_file() for entry in base.iterdir()
+    )
 
 
 def _some(names: list[str]) -> str:
