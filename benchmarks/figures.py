@@ -6,7 +6,7 @@ from pathlib import Path
 from rows import read
 from taxonomy import ROLES, newest_of
 
-NAMES, BAR, GAP, ROW, TOP = 110, 190, 70, 26, 64  # in units of the picture: widths, then heights
+NAMES, BAR, GAP, ROW, TOP = 132, 190, 70, 26, 64  # in units of the picture: widths, then heights
 TITLES = {
     "parameters": ("parameters", 1e6, "M"),
     "macs": ("MACs per image", 1e9, "G"),
