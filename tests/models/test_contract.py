@@ -216,3 +216,10 @@ def test_initial_layer_scale_of_a_resmlp_shrinks_with_its_depth():
             assert isinstance(block, Block)
             assert torch.equal(block.scale1.factor, torch.full((4,), value))
             assert torch.equal(block.scale2.factor, torch.full((4,), value))
+
+
+def test_initial_layer_scale_of_the_wide_resmlp_is_the_authors():
+    """facebookresearch/deit resmlp_models.py, resmlpB_24; timm's resmlp_big_24_224 has it too."""
+    block = mx.create("resmlp-big-24", channels_mlp_dim=4, image_size=16).get_submodule("blocks.0")
+    assert isinstance(block, Block)
+    assert torch.equal(block.scale1.factor, torch.full((768,), 1e-6))
