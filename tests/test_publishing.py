@@ -73,6 +73,7 @@ def test_card_without_a_run_or_licence_says_so_and_names_of_classes_are_only_tex
         ("timm:test_resnet", {"stem": "imagenet", "image_size": 96}),
         ("timm:test_vit", {"image_size": 64}),
         ("timm:resnetv2_18", {"image_size": 96}),
+        ("timm:botnet26t_256", {"image_size": 96}),
         ("mixer-s/32", {"gelu": "erf"}),
     ],
 )

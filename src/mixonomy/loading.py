@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from mixonomy.models import info_of, read_npz, resize, set_info
-from mixonomy.models.create import as_height_width
+from mixonomy.models.create import as_height_width, check_counts
 from mixonomy.models.files import KEY, empty_model, load_weights, misfits, read_tensors
 from mixonomy.models.hub import CONFIG, HUB, WEIGHTS, fetch, repo_of, timm_repo
 from mixonomy.models.reading import described_model, foreign_model, read_config
@@ -32,7 +32,8 @@ def load(
       where: a run folder, a folder that `save_pretrained` wrote, a .safetensors file of mixonomy or timm, a Mixer in
         Google's .npz layout, "timm:NAME" for weights that timm publishes, or "hf:OWNER/NAME" on the hub. What is
         downloaded is kept in the hub's cache, and refused if it ever changes.
-      num_classes: for a new head, which starts at zero; the class names go. The file's own head if not given.
+      num_classes: for a new head, which starts at zero; the class names go. The file's own head stays if it has just
+        as many, or if not given.
       image_size: pixels, one number or (height, width). With as many tokens as the weights have, it says for which grid
         they are, such as 6 x 8 patches; any other size resizes the model, see `mixonomy.resize`.
       model: the module to fill, where the run trained one of one's own.
@@ -40,8 +41,8 @@ def load(
       ValueError: if there is nothing there, or it is damaged, or does not fit; nothing is ever unpickled.
     """
     size = None if image_size is None else as_height_width(image_size)
-    if num_classes is not None and num_classes < 1:
-        raise ValueError(f"num_classes is {num_classes}; give at least 1.")
+    if num_classes is not None:
+        check_counts({"num_classes": num_classes})
     if model is not None and (num_classes is not None or size is not None):
         raise ValueError("num_classes and image_size have no effect on a module of your own; leave them out.")
     found = _found(where, model, num_classes, size)

@@ -190,7 +190,17 @@ def test_stochastic_depth_grows_linearly_with_the_block(form):
         ("convmixer-256/8", {"activation": "tanh"}, "activation is 'tanh'; use gelu or relu"),
         ("pool-s/16", {"kernel_size": 0}, "kernel_size is 0; give"),
         ("vit-b16", {}, "unknown model 'vit-b16'; did you mean 'vit-b/16'"),
+        ("Mixer-B/16", {}, "did you mean 'mixer-b/16'"),
         ("convmixer-256/8", {"image_size": 33}, "image size 33x33 is not divisible by patch size 2"),
+        ("mixer-s/16", {"image_size": 10}, "by patch size 16; use 16x16, or another patch size"),
+        ("mixer-s/16", {"image_size": (224, 224, 3)}, r"image_size is \(224, 224, 3\); give a whole number of pixels"),
+        ("mixer-s/16", {"image_size": "224"}, "image_size is '224'; give"),
+        ("timm:resnet10t", {"image_size": 64.0}, "image_size is 64.0; give"),
+        ("mixer-s/16", {"num_classes": 10.0}, "num_classes is 10.0; give a whole number"),
+        ("mixer-s/16", {"num_classes": True}, "num_classes is True; give a whole number"),
+        ("vit-s/16", {"hidden_dim": "64"}, "hidden_dim is '64'; give a whole number"),
+        ("vit-s/16", {"dropout": "0.1"}, "dropout is '0.1'; give a probability"),
+        ("pool-s/16", {"kernel_size": 1}, "kernel_size is 1: each token less itself is zero"),
     ],
 )
 def test_argument_that_does_not_suit_the_family_is_refused_in_one_sentence(name, options, words):
@@ -206,3 +216,10 @@ def test_initial_layer_scale_of_a_resmlp_shrinks_with_its_depth():
             assert isinstance(block, Block)
             assert torch.equal(block.scale1.factor, torch.full((4,), value))
             assert torch.equal(block.scale2.factor, torch.full((4,), value))
+
+
+def test_initial_layer_scale_of_the_wide_resmlp_is_the_authors():
+    """facebookresearch/deit resmlp_models.py, resmlpB_24; timm's resmlp_big_24_224 has it too."""
+    block = mx.create("resmlp-big-24", channels_mlp_dim=4, image_size=16).get_submodule("blocks.0")
+    assert isinstance(block, Block)
+    assert torch.equal(block.scale1.factor, torch.full((768,), 1e-6))

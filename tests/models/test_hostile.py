@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import mixonomy as mx
@@ -275,6 +275,9 @@ def timm_folder(tmp_path) -> Path:
         {**CONFIG, "model_args": {"act_layer": "os.system"}},
         {**CONFIG, "model_args": {"img_size": 10**12}},
         {**CONFIG, "model_args": "x"},
+        {**CONFIG, "model_args": {"num_heads": "x"}},
+        {**CONFIG, "model_args": {"num_heads": 0}},
+        {**CONFIG, "model_args": {"num_heads": [2]}},
         {**CONFIG, "pretrained_cfg": "x"},
         {**CONFIG, "pretrained_cfg": {"input_size": [3, 10**9, 10**9]}},
         {**CONFIG, "pretrained_cfg": {"input_size": "3,8,8"}},
@@ -289,6 +292,34 @@ def timm_folder(tmp_path) -> Path:
 def test_hostile_config_json_is_refused(timm_folder, config):
     (timm_folder / "config.json").write_text(json.dumps(config))
     assert "config.json" in refusal(timm_folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("blocks.999999999.x", (1,), "num_blocks is far too large"),
+        ("stem.proj.weight", (8, 3, 0, 0), "stem.proj.weight is"),
+        ("blocks.0.mlp_channels.fc1.weight", (2**62, 0), "channels_mlp_dim is far too large"),
+    ],
+)
+def test_shapes_and_names_in_a_file_of_timm_that_ask_for_a_giant_are_refused(timm_folder, name, shape, words):
+    tensors = load_file(timm_folder / "model.safetensors")
+    save_file(tensors | {name: torch.zeros(shape)}, timm_folder / "model.safetensors")
+    (timm_folder / "config.json").unlink()
+    assert words in refusal(timm_folder / "model.safetensors")
+
+
+def test_whole_numbers_in_place_of_weights_are_refused(timm_folder):
+    tensors = {name: tensor.long() for name, tensor in load_file(timm_folder / "model.safetensors").items()}
+    save_file(tensors, timm_folder / "model.safetensors")
+    (timm_folder / "config.json").unlink()
+    assert "torch.int64 there and torch.float32 here" in refusal(timm_folder / "model.safetensors")
+
+
+def test_npz_with_patches_of_no_pixels_is_refused(tmp_path):
+    np.savez(tmp_path / "m.npz", **(npz_arrays() | {"stem/kernel": np.zeros((0, 0, 3, 8), np.float32)}))
+    with pytest.raises(ValueError, match="patches of 0 pixels"):
+        mx.load(tmp_path / "m.npz", image_size=8)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"{", b"[" * 10**5 + b"]" * 10**5, b" " * (2**24 + 1) + b"{}"],

@@ -34,6 +34,18 @@ def timm_file(model: nn.Module, path: Path, metadata: dict[str, str] | None = No
     return path
 
 
+def test_file_of_timm_that_pools_otherwise_than_our_model_is_refused(tmp_path):
+    timm_file(tiny(), tmp_path / "model.safetensors")
+    config = {"architecture": "mixer_b16_224", "pretrained_cfg": {"input_size": [3, 8, 8]}}
+    for pool, is_read in (("avg", True), ("max", False)):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "model_args": {"global_pool": pool}}))
+        if is_read:
+            assert isinstance(mx.load(tmp_path), Mixer)
+        else:
+            with pytest.raises(ValueError, match="pools by 'max', and our Mixer by 'avg'; it is not read"):
+                mx.load(tmp_path)
+
+
 def test_timms_file_becomes_our_model_with_what_its_config_says(tmp_path):
     model = tiny()
     path = timm_file(model, tmp_path / "model.safetensors")
@@ -114,6 +126,13 @@ def test_image_size_with_as_many_tokens_declares_the_grid(tmp_path):
     assert info_of(larger).changes and "8x16 to 16x32" in info_of(larger).changes[0], "any other size is resized"
     images = torch.rand(2, 3, 16, 32)
     torch.testing.assert_close(larger(images), mx.resize(model, (16, 32)).eval()(images))
+
+
+@pytest.mark.parametrize("num_classes", ["3", 2.5, True, 0])
+def test_number_of_classes_that_is_none_is_refused(tmp_path, num_classes):
+    mx.save(tiny(), tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match="num_classes is .*; give"):
+        mx.load(tmp_path / "m.safetensors", num_classes=num_classes)
 
 
 def test_grid_of_an_npz_that_is_no_square_must_be_declared(tmp_path):

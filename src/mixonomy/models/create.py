@@ -116,8 +116,8 @@ def create(
         unread = [*sizes, *(key for key, value in (("gelu", gelu), ("init", init)) if value is not None)]
         if unread:
             raise ValueError(f"{unread[0]} has no effect on {name}; leave it out.")
-        _check_counts({"num_classes": num_classes, "in_channels": in_channels})
-        _check_counts(dict(zip(("the image's height", "the image's width"), height_width, strict=True)))
+        check_counts({"num_classes": num_classes, "in_channels": in_channels})
+        check_counts(dict(zip(("the image's height", "the image's width"), height_width, strict=True)))
         _check_probabilities({"dropout": dropout, "drop_path": drop_path})
         return create_timm(
             name,
@@ -137,8 +137,8 @@ def create(
     if gelu is not None and not has_gelu:
         raise ValueError(f"gelu has no effect with activation={size.activation}; leave it out.")
     gelu, init = gelu or family.gelu, init or "flax"
-    _check_counts({"num_classes": num_classes, "in_channels": in_channels})
-    _check_counts({key: value for key, value in vars(size).items() if isinstance(value, int)})
+    check_counts({"num_classes": num_classes, "in_channels": in_channels})
+    check_counts({field.name: getattr(size, field.name) for field in fields(size) if field.type is int})
     _check_probabilities({"dropout": dropout, "drop_path": drop_path})
     for what, value in (("dropout", dropout), ("drop_path", drop_path)):
         if value and what in family.unread:
@@ -175,8 +175,29 @@ def create(
 
 
 def as_height_width(image_size: int | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of one number or of itself."""
-    return (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+    """(height, width) of one number or of itself.
+
+    Raises:
+      ValueError: if it is neither.
+    """
+    sides: Any = (image_size, image_size) if isinstance(image_size, int) else image_size
+    are_two = isinstance(sides, tuple | list) and len(sides) == 2
+    if not are_two or not all(isinstance(side, int) and not isinstance(side, bool) for side in sides):
+        raise ValueError(f"image_size is {image_size!r}; give a whole number of pixels, or (height, width).")
+    return (sides[0], sides[1])
+
+
+def check_counts(counts: dict[str, Any]) -> None:
+    """Refuses what counts nothing.
+
+    Raises:
+      ValueError: naming the first that is no whole number, or below 1.
+    """
+    for what, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ValueError(f"{what} is {value!r}; give a whole number of at least 1.")
+        if value < 1:
+            raise ValueError(f"{what} is {value}; give at least 1.")
 
 
 def create_from(
@@ -195,21 +216,15 @@ def family_of(name: str) -> str:
     for family, found in FAMILIES.items():
         if name == family or name in found.specs:
             return family
-    near = difflib.get_close_matches(name, list_models(), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), list_models(), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(f"unknown model {name!r}; {hint}`mixonomy list models` shows all names.")
 
 
-def _check_counts(counts: dict[str, int]) -> None:
-    for what, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{what} is {value}; give at least 1.")
-
-
-def _check_probabilities(values: dict[str, float]) -> None:
+def _check_probabilities(values: dict[str, Any]) -> None:
     for what, value in values.items():
-        if not 0.0 <= value < 1.0:
-            raise ValueError(f"{what} is {value}; give a probability from 0 to less than 1.")
+        if not isinstance(value, int | float) or not 0.0 <= value < 1.0:
+            raise ValueError(f"{what} is {value!r}; give a probability from 0 to less than 1.")
 
 
 def _size(name: str, family: Family, given: dict[str, Any]) -> Any:

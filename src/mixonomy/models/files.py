@@ -117,6 +117,8 @@ def read_npz(path: str | Path, image_size: tuple[int, int] | None = None) -> nn.
         raise ValueError(f"{path} cannot be read as an .npz of plain arrays ({reason}).") from None
     except KeyError as error:
         raise ValueError(f"{path} is no official Mixer file: it has no {error}.") from None
+    if size.patch_size < 1:
+        raise ValueError(f"{path} has patches of {size.patch_size} pixels; take another copy of it.")
     if image_size is None or num_tokens != (image_size[0] // size.patch_size) * (image_size[1] // size.patch_size):
         side = round(num_tokens**0.5)
         if side * side != num_tokens:
@@ -146,7 +148,7 @@ def load_weights(model: nn.Module, tensors: dict[str, Tensor], where: str) -> No
 
 
 def misfits(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> str:
-    """What is missing, extra or misshapen; empty if all fits."""
+    """What is missing, extra, misshapen or of whole numbers instead of weights; empty if all fits."""
     problems = []
     for what, names in (
         ("it lacks", sorted(own.keys() - tensors.keys())),
@@ -159,8 +161,13 @@ def misfits(own: dict[str, Tensor], tensors: dict[str, Tensor]) -> str:
         for name in own
         if name in tensors and tensors[name].shape != own[name].shape
     ]
-    if shapes:
-        problems.append("; ".join(shapes[:5]) + (f" and {len(shapes) - 5} more" if len(shapes) > 5 else ""))
+    types = [
+        f"{name} is {tensors[name].dtype} there and {own[name].dtype} here"
+        for name in own
+        if name in tensors and tensors[name].is_floating_point() != own[name].is_floating_point()
+    ]
+    for found in filter(None, (shapes, types)):
+        problems.append("; ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else ""))
     return "; ".join(problems)
 
 

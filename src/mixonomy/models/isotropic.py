@@ -84,8 +84,9 @@ def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     if height % patch_size or width % patch_size or height < 1 or width < 1:
         below = tuple(max(s // patch_size, 1) * patch_size for s in image_size)
         above = tuple(max(-(-s // patch_size), 1) * patch_size for s in image_size)
+        nearest = " or ".join(dict.fromkeys(f"{rows}x{columns}" for rows, columns in (below, above)))
         raise ValueError(
-            f"image size {height}x{width} is not divisible by patch size {patch_size}; "
-            f"use {below[0]}x{below[1]} or {above[0]}x{above[1]}, or another patch size."
+            f"image size {height}x{width} is not divisible by patch size {patch_size}; use {nearest}, or another patch "
+            f"size."
         )
     return height // patch_size, width // patch_size

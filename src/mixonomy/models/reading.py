@@ -15,6 +15,7 @@ from mixonomy.models.files import FORMAT, KEY, checksum, empty_model, load_weigh
 from mixonomy.models.info import info_of, set_info
 from mixonomy.models.timm_model import ARCHITECTURE, PREFIX, TimmModel, create_timm, our_names, pool_of
 from mixonomy.models.timm_weights import from_timm
+from mixonomy.models.vit import ViT
 from mixonomy.preprocessing import MAX_SIDE, EvalCrop, Preprocessing
 
 MAX_CONFIG_BYTES = 2**24  # a config.json with 100,000 names of classes has 3 MB
@@ -120,6 +121,11 @@ def foreign_model(
         if said.architecture is None:
             raise
         model = _timm_model(tensors, where, said, num_classes)
+    else:
+        pool = "token" if isinstance(model, ViT) else "avg"
+        if said.pool not in (None, pool):  # which no shape says
+            kind = type(model).__name__
+            raise ValueError(f"{where} pools by {said.pool!r}, and our {kind} by {pool!r}; it is not read.")
     check_finite(model.state_dict(), model, where)
     info = info_of(model)
     if said.preprocessing is not None and tuple(info.arguments["image_size"]) == said.preprocessing.image_size:
@@ -179,6 +185,8 @@ def _checked(config: dict[str, Any]) -> TimmConfig:
     other = sorted(str(key)[:50] for key in arguments if key not in (*_PLAIN_ARGS, *_SIZE_ARGS))
     if other:
         raise ValueError(f"model_args has {other[0]!r}, which changes the architecture")
+    if arguments.get("num_heads") is not None:
+        _whole(arguments["num_heads"], 1, MAX_COUNT, "num_heads")
     input_size = said.get("input_size", (3, 224, 224))
     if "img_size" in arguments:
         size = arguments["img_size"]

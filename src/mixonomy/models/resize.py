@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, get_args
 import torch
 from torch import Tensor, nn
 
+from mixonomy.models.create import as_height_width
 from mixonomy.models.info import ModelInfo, set_info
 from mixonomy.models.isotropic import patch_grid
 from mixonomy.models.mixer import Mixer
@@ -51,7 +52,7 @@ def resize(model: nn.Module, image_size: int | tuple[int, int], method: Method =
     """
     if method not in get_args(Method):
         raise ValueError(f"unknown method {method!r}; use {', '.join(get_args(Method))}.")
-    size = (image_size, image_size) if isinstance(image_size, int) else (image_size[0], image_size[1])
+    size = as_height_width(image_size)
     if isinstance(model, Mixer):
         return _resized_mixer(model, size, method)
     if isinstance(model, ViT):

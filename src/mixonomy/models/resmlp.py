@@ -62,7 +62,7 @@ class ResMLP(Isotropic):
                 TokenLinear(rows * columns),
                 MLP(dim, size.channels_mlp_dim, gelu=options.gelu, dropout=options.dropout),
                 norm=Affine,
-                layer_scale=_layer_scale(size.num_blocks),
+                layer_scale=_layer_scale(size),
                 drop_path=drop_path,
             )
             for drop_path in options.drop_paths(size.num_blocks)
@@ -72,6 +72,11 @@ class ResMLP(Isotropic):
         self.start(options)
 
 
-def _layer_scale(num_blocks: int) -> float:
-    """Initial factor of the branches: smaller in deeper models. Source: CaiT paper (Touvron et al. 2021), section 2."""
-    return 0.1 if num_blocks <= 18 else 1e-5 if num_blocks <= 24 else 1e-6
+def _layer_scale(size: ResMLPSize) -> float:
+    """Initial factor of the branches: smaller in deeper models, and in the wide one.
+
+    Source: CaiT paper (Touvron et al. 2021), section 2; the authors' resmlp_models.py (1e-6 for B24).
+    """
+    if size.num_blocks <= 18:
+        return 0.1
+    return 1e-5 if size.num_blocks <= 24 and size.hidden_dim < 768 else 1e-6

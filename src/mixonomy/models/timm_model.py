@@ -339,4 +339,5 @@ def adapter_to_timm(model: TimmModel, arguments: dict[str, Any]) -> tuple[dict[s
             "fixed_input_size": bool(cfg.fixed_input_size),
         },
     }
-    return tensors, config
+    # Some of timm's functions, such as botnet26t_256, set a size of their own before they look into pretrained_cfg.
+    return tensors, config | ({"model_args": {"img_size": list(size)}} if is_fixed_size(architecture) else {})

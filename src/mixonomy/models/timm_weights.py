@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mixonomy.models import convmixer, gmlp, mixer, resmlp, vit
+from mixonomy.models.checks import check_arguments
 from mixonomy.models.create import FAMILIES, family_of
 from mixonomy.models.files import empty_model, load_weights
 from mixonomy.models.info import info_of, set_info
@@ -52,6 +53,7 @@ def from_timm(tensors: Tensors, where: str, config: dict[str, Any] | None = None
     try:
         sizes = _sizes(tensors, twin, config)
         arguments = {"name": family, "num_classes": tensors["head.weight"].shape[0], **sizes}
+        check_arguments(arguments, len(tensors))
     except (KeyError, IndexError, ValueError) as error:
         what = f"it has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{where} holds no whole {family} in timm's names: {what}.") from None
@@ -141,6 +143,8 @@ def _renamed(name: str, twin: _Twin) -> str:
 def _sizes(tensors: Tensors, twin: _Twin, config: dict[str, Any]) -> Sizes:
     """Arguments of `create` but for names, classes and GELU."""
     hidden_dim, in_channels, patch_size, _ = tensors[twin.stem].shape
+    if patch_size < 1:
+        raise ValueError(f"{twin.stem} is {list(tensors[twin.stem].shape)}")
     num_tokens = None if twin.num_tokens is None else twin.num_tokens(tensors)
     sizes = {
         "patch_size": patch_size,

@@ -103,7 +103,8 @@ class PlacedPatches(PatchEmbed):
 class ViT(Isotropic):
     """Patches to tokens with positions, blocks of self-attention and MLP, class token or mean, linear head.
 
-    vit_jax draws its first weights as `init="timm"` does.
+    vit_jax draws its first weights as `init="timm"` does, but for queries, keys and values: each is a matrix of its own
+    there, and so starts sqrt(2) times as large as in the one that holds all three here.
 
     Raises:
       ValueError: if the patch size does not divide the image size, or the heads the channels.

@@ -24,8 +24,9 @@ class WindowSize:
     kernel_size: int
 
 
-# The sizes are ours: those of Mixer-S/16 and Mixer-B/16 with another token mixer, so that only that part differs. The
-# windows are PoolFormer's (Yu et al. 2022) and that of ConvMixer-768/32 (Trockman and Kolter 2022).
+# The sizes are ours: those of Mixer-S/16 and Mixer-B/16 with another token mixer, so that only that part differs where
+# both are given the same GELU (if none is given, `create` takes erf here and tanh for a Mixer). The windows are
+# PoolFormer's (Yu et al. 2022) and that of ConvMixer-768/32 (Trockman and Kolter 2022).
 POOL_SPECS = {
     "pool-s/16": WindowSize(16, 512, 8, 2048, 3),
     "pool-b/16": WindowSize(16, 768, 12, 3072, 3),

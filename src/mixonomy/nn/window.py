@@ -12,12 +12,14 @@ class Pooling(nn.Module):
 
     Args:
       grid: (rows, columns) of tokens, rows * columns = S.
-      kernel_size: side of the window, odd; at the border only tokens that exist are averaged.
+      kernel_size: side of the window, odd, at least 3; at the border only tokens that exist are averaged.
     Source: PoolFormer (Yu et al. 2022, "MetaFormer is actually what you need for vision"), section 3.2.
     """
 
     def __init__(self, grid: tuple[int, int], *, kernel_size: int = 3):
         super().__init__()
+        if kernel_size == 1:
+            raise ValueError("kernel_size is 1: each token less itself is zero; give an odd number of at least 3.")
         self.grid, self.kernel_size = grid, odd(kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
