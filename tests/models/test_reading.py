@@ -11,6 +11,7 @@ from torch import nn
 
 import mixonomy as mx
 from mixonomy.models import Mixer, TimmModel, info_of
+from mixonomy.models.timm_weights import to_timm
 from mixonomy.preprocessing import Preprocessing
 
 SIZES = {"patch_size": 4, "hidden_dim": 8, "num_blocks": 2, "tokens_mlp_dim": 5, "channels_mlp_dim": 12}
@@ -102,6 +103,14 @@ def test_file_without_a_head_gets_one_where_its_classes_are_counted(tmp_path):
     assert (
         info_of(model).arguments["num_classes"] == 6 and not model.get_submodule("head").get_parameter("weight").any()
     )
+
+
+def test_damaged_file_of_a_family_of_ours_is_explained_as_one(tmp_path):
+    tensors, config = to_timm(mx.create("mixer-s/32", num_classes=3, gelu="erf"))
+    del tensors["blocks.7.mlp_tokens.fc2.bias"]
+    save_file(tensors, tmp_path / "m.safetensors", metadata={"architecture": config["architecture"]})
+    with pytest.raises(ValueError, match=r"does not fit this model: it lacks blocks\.7\.token_mixer\.fc2\.bias\."):
+        mx.load(tmp_path / "m.safetensors")
 
 
 def test_new_head_starts_at_zero_and_has_no_class_names(tmp_path):

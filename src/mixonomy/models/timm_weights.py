@@ -132,6 +132,11 @@ class _Twin:
     has_imagenet_mean: bool = False
 
 
+def is_ours(architecture: str) -> bool:
+    """Whether timm's model of this name is one of ours."""
+    return any(architecture in twin.architectures for twin in _TWINS.values())
+
+
 def _renamed(name: str, twin: _Twin) -> str:
     if twin is _TWINS["convmixer"] and name.startswith("stem"):
         return name
