@@ -59,7 +59,7 @@ class Killed(BaseException):
 
 def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, out: Path, **options) -> None:
     """Runs until a step and stops there without any clean-up of ours."""
-    original = train_state.TrainState.step
+    original, others = train_state.TrainState.step, set(threading.enumerate())
 
     def dying(self, batch, at):
         if at == step:
@@ -70,7 +70,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, recipe: Recipe, out: P
         patch.setattr(train_state.TrainState, "step", dying)
         with pytest.raises(Killed):
             train(recipe, out, **options)
-    for thread in threading.enumerate():  # a write that had begun is over, one way or the other
+    for thread in set(threading.enumerate()) - others:  # a write that had begun is over, one way or the other
         if thread.name.startswith("ThreadPoolExecutor"):
             thread.join(timeout=10)
 
