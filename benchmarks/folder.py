@@ -1,4 +1,4 @@
-"""Tries the recipe `folder` and changes of it on small real data; its defaults were chosen from these rows.
+"""Tries the recipe `folder` and changes of it on small real data: what its defaults are held against.
 
     python benchmarks/folder.py --data imagenette flowers102 eurosat --data-root ../shared/data
     python benchmarks/folder.py --variants "as it is" cutmix --samples 60000

@@ -4,7 +4,6 @@ The checksum of a file is taken when it is first fetched and kept beside the hub
 file that is another one later, on the hub or on the disk, is refused.
 """
 
-import difflib
 import hashlib
 import json
 import re
@@ -12,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mixonomy.models.files import write_atomically
-from mixonomy.models.timm_model import ARCHITECTURE, PREFIX
+from mixonomy.models.timm_model import PREFIX, parts_of
 
 HUB = "hf:"
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -42,15 +41,9 @@ def timm_repo(text: str) -> str:
     Raises:
       ValueError: if timm knows no such model or no such weights of it.
     """
-    import timm
     from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 
-    architecture, _, tag = text.removeprefix(PREFIX).partition(".")
-    if not ARCHITECTURE.fullmatch(architecture) or not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=1, cutoff=0.5)
-        hint = f"did you mean '{PREFIX}{near[0]}'? " if near else ""
-        given = text.removeprefix(PREFIX)[:100]
-        raise ValueError(f"timm has no model {given!r}; {hint}`mixonomy list weights` shows some.")
+    architecture, tag = parts_of(text)
     tags = [name.partition(".")[2] for name, cfg in get_arch_pretrained_cfgs(architecture).items() if cfg.hf_hub_id]
     if tag and (not _TAG.fullmatch(tag) or tag not in tags):
         raise ValueError(f"timm has no weights {tag[:100]!r} of {architecture}; use {_listed(tags)}.")

@@ -9,7 +9,7 @@ from mixonomy.models.info import info_of, set_info
 
 
 def with_head(model: nn.Module, num_classes: int) -> nn.Module:
-    """The same model with a new linear head whose weights and biases are zero; its class names go.
+    """The same model with a new linear head whose weights and biases are zero; what belonged to the old classes goes.
 
     Args:
       model: with a linear layer named `head`; it is changed and returned.
@@ -30,5 +30,5 @@ def with_head(model: nn.Module, num_classes: int) -> nn.Module:
         nn.init.zeros_(parameter)
     model.head = new.train(head.training)
     arguments = {**info.arguments, "num_classes": num_classes} if info.arguments else {}
-    set_info(model, replace(info, arguments=arguments, class_names=(), thresholds=()))
+    set_info(model, replace(info, arguments=arguments, class_names=(), temperature=1.0, thresholds=()))
     return model

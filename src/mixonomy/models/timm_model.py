@@ -125,8 +125,8 @@ def create_timm(
     return model
 
 
-def architecture_of(name: str) -> str:
-    """ "resnet18" of "timm:resnet18".
+def parts_of(name: str) -> tuple[str, str]:
+    """("mixer_b16_224", "goog_in21k") of "timm:mixer_b16_224.goog_in21k"; the tag, which names weights, may be missing.
 
     Raises:
       ValueError: if timm has no such model; names the nearest.
@@ -139,6 +139,16 @@ def architecture_of(name: str) -> str:
         hint = f"did you mean '{PREFIX}{near[0]}'? " if near else ""
         given = name.removeprefix(PREFIX)[:100]
         raise ValueError(f"timm has no model {given!r}; {hint}`timm.list_models()` shows all its names.")
+    return architecture, tag
+
+
+def architecture_of(name: str) -> str:
+    """ "resnet18" of "timm:resnet18".
+
+    Raises:
+      ValueError: if timm has no such model, or a tag names weights.
+    """
+    architecture, tag = parts_of(name)
     if tag:
         raise ValueError(
             f"{name!r} names weights, by the tag {tag!r}; load them by mixonomy.load, or leave the tag out for a fresh "
