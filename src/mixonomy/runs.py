@@ -188,11 +188,13 @@ def environment() -> dict[str, Any]:
     """Versions, machine and commit, for run.json."""
     import torch
 
+    from mixonomy import devices
+
     return {
         "versions": {"python": platform.python_version(), **{p: v for p in PACKAGES if (v := _version(p))}},
         "machine": {
             "system": platform.platform(),
-            "cpu": _cpu_name(),
+            "cpu": devices.cpu_name(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -207,18 +209,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    named = {key.strip(): value.strip() for key, value in fields.items()}
-    return (
-        f"{named.get('model name', platform.machine())} (family {named.get('cpu family')}, model {named.get('model')})"
-    )
 
 
 def _commit() -> str | None:
