@@ -13,7 +13,7 @@ FLOORS = {
     "nn": 0, "durations": 0, "preprocessing": 0, "devices": 0, "progress": 0,
     "recipe": 0.5,
     "models": 1, "data": 1, "optim": 1,
-    "fast": 1.5,
+    "inference": 1.5,
     "runs": 2, "checkpoint": 2, "tracking": 2,
     "loading": 2.5, "model_card": 2.5,
     "publishing": 2.6,

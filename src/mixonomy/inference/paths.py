@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mixonomy import devices
-from mixonomy.fast.int8 import int8
-from mixonomy.fast.packed import packed
+from mixonomy.inference.int8 import int8
+from mixonomy.inference.packed import packed
 
 Path = Callable[[Tensor], Tensor]
 """images float [B, c, H, W] -> logits float32 [B, K]."""
@@ -25,8 +25,8 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.25}
 def paths_for(device: torch.device, precision: devices.Precision, *, has_calibration: bool, compile: bool) -> list[str]:
     """Names of the paths that are worth trying, "BACKEND PRECISION".
 
-    eager: the model as it is, under autocast for bf16. packed: see `mixonomy.fast.packed`. weights: of bf16, so that
-    they are not cast at every call. compiled: by torch.compile with constant weights. int8: see `mixonomy.fast.int8`.
+    eager: the model as it is, under autocast for bf16. packed: see the modules packed and int8 beside this one.
+    weights: of bf16, so that they are not cast at every call. compiled: by torch.compile, with constant weights.
     """
     names = [f"eager {precision}"]
     if device.type == "cpu" and torch.backends.mkldnn.is_available():

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from mixonomy import devices
-from mixonomy.fast import paths
+from mixonomy.inference import paths
 
 CACHE = Path.home() / ".cache/mixonomy/fast.json"
 CHECKED_IMAGES = 4
 TIMED_CALLS, TIMED_S = 5, 1.0  # at most so many calls of each path, and no more after so many seconds
 MIN_CALIBRATION = 64  # images; ranges and agreement of fewer say little
 MAX_CHANGED = 0.01
+LAST_RESORT = "eager fp32"
 
 
 class Tried(NamedTuple):
@@ -53,14 +54,14 @@ def fast(
     """The fastest verified inference path for a model on this machine; called like the model.
 
     At the first call with a batch of another size (of 1, 2, 4, 8, ... images) or shape, the few paths that suit the
-    device are compared with the float32 logits and timed on the images given; the choice is remembered on disk. A path that
-    fails or differs is not used; what is left at the end is the model as it is.
+    device are compared with the float32 logits and timed on the images given; the choice is remembered on disk. A path
+    that fails or differs is not used; the last resort is the model as it is, in float32.
 
     Args:
       model: images float [B, c, H, W] -> logits [B, K], in float32, on its device; put into evaluation mode. Later
         changes of its weights are not followed.
-      calibration: float [N, c, H, W], at least 64 images prepared as for the model: allow 8-bit integers on a CPU. These
-        are used only if the likeliest class of no more than `max_changed` of the images changes.
+      calibration: float [N, c, H, W], at least 64 images prepared as for the model. They allow 8-bit integers on a
+        CPU, which are used only if the likeliest class of no more than `max_changed` of these images changes.
       precision: of the other paths: "auto" is bf16 where the device multiplies it in hardware, else fp32.
       max_changed: share of the calibration images.
       compile: also try torch.compile; tuning then takes a minute or so, and a C++ compiler on a CPU.
@@ -112,7 +113,9 @@ class Fast:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
         """float [B, c, H, W] -> logits float32 [B, K]."""
-        shape = (1 << (len(images) - 1).bit_length() if len(images) else 1, *images.shape[1:])
+        if not len(images):
+            return self.model(images).float()
+        shape = (1 << (len(images) - 1).bit_length(), *images.shape[1:])
         if shape not in self._chosen:
             self._chosen[shape] = self._choose(shape, images)
             self._built = {name: path for name, path in self._built.items() if name in self._chosen.values()}
@@ -127,10 +130,10 @@ class Fast:
             return name
         tried = {name: self._check(name, images) for name in self.names}
         usable = [name for name, result in tried.items() if result.problem is None]
-        for name, seconds in zip(usable, _in_turns([self._path(name) for name in usable], images), strict=True):
-            tried[name] = tried[name]._replace(seconds=seconds)
+        seconds = _in_turns([self._path(name) for name in usable], images) if usable else []
+        tried |= {name: tried[name]._replace(seconds=s) for name, s in zip(usable, seconds, strict=True)}
         self.tried[shape] = tried
-        best = min(usable, key=lambda name: tried[name].seconds or 0.0, default=self.names[0])
+        best = min(usable, key=lambda name: tried[name].seconds or 0.0, default=LAST_RESORT)
         self._remember(key, best)
         return best
 

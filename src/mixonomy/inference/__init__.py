@@ -1,5 +1,5 @@
 """The fastest verified way to run a model for inference on this machine."""
 
-from mixonomy.fast.tuned import Fast, fast
+from mixonomy.inference.tuned import Fast, fast
 
 __all__ = ["Fast", "fast"]
