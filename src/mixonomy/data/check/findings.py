@@ -144,7 +144,7 @@ def find_problems(source: Source, scan: Scan, duplicates: Duplicates, summary: S
             cases[kind].append(case)
     for kind, case in _classes(source, summary):
         cases[kind].append(case)
-    other = ", ".join(sorted({part.name.split("/")[0] for part in scan.parts if part.is_other}))
+    other = next((part.source for part in scan.parts if part.is_other), "")
     return tuple(
         Finding(kind, _title(known.title, len(found), other), known.advice, known.is_blocking, tuple(found))
         for kind, known in _KINDS.items()
