@@ -22,7 +22,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from mixonomy.data import open_source
+from mixonomy.data import open_source, plan_splits
 from rows import RESULTS, Row, append, make_row, origin
 
 MODEL = "--model.patch-size 8 --model.hidden-dim 64 --model.num-blocks 2 --model.tokens-mlp-dim 16".split()
@@ -89,11 +89,11 @@ def _below(pid: int) -> list[int]:
 
 
 def index(images: Path) -> dict[str, tuple[float, str, int]]:
-    """Seconds to open the folder when the operating system has seen it before."""
+    """Seconds to open and divide the folder when the operating system has seen it before."""
     seconds = []
     for _ in range(4):
         start = time.perf_counter()
-        open_source(str(images))
+        plan_splits(open_source(str(images)), 0.1)
         seconds.append(time.perf_counter() - start)
     return {"seconds": (median(seconds[1:]), "s", len(seconds) - 1)}
 
@@ -103,6 +103,7 @@ def train(images: Path, folder: Path, workers: int) -> dict[str, tuple[float, st
     options = ["--workers", str(workers), "--out", str(folder / "run"), "--json"]
     printed, readings = watched(["train", "--data", str(images), *OPTIONS, *options])
     tenth = max(len(readings) // 10, 1)
+    print("MB, tenth by tenth:", *(f"{median(readings[i * tenth : (i + 1) * tenth]) / 1e6:.0f}" for i in range(10)))
     early, late = median(readings[tenth : 3 * tenth]), median(readings[-2 * tenth :])
     n = len(readings)
     return {

@@ -114,7 +114,8 @@ _KINDS = {
     ),
     "duplicate": _Kind(
         "{n} pictures are there more than once in a split",
-        "Keep one of each: copies weigh like several images, and split apart they leak.",
+        "Keep one of each: copies weigh like several images, and where training holds out validation data those that "
+        "are not the same file may lie on both sides.",
         False,
     ),
     "uncompared": _Kind(
