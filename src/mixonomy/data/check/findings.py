@@ -114,8 +114,8 @@ _KINDS = {
     ),
     "duplicate": _Kind(
         "{n} pictures are there more than once in a split",
-        "Keep one of each: copies weigh like several images, and where training holds out validation data those that "
-        "are not the same file may lie on both sides.",
+        "Keep one of each: copies weigh like several images, and where training holds out images itself, those "
+        "that were saved again may lie on both sides.",
         False,
     ),
     "uncompared": _Kind(
