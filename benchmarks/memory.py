@@ -26,7 +26,7 @@ from mixonomy.data import open_source, plan_splits
 from rows import RESULTS, Row, append, make_row, origin
 
 MODEL = "--model.patch-size 8 --model.hidden-dim 64 --model.num-blocks 2 --model.tokens-mlp-dim 16".split()
-OPTIONS = [*MODEL, "--model.channels-mlp-dim", "128", "--image-size", "32", "--epochs", "2", "--batch-size", "256"]
+OPTIONS = [*MODEL, "--model.channels-mlp-dim", "128", "--image-size", "32", "--batch-size", "256"]
 PHOTOGRAPHS = "imagenette"
 PARTS = ("index", "train", "check")
 
@@ -98,13 +98,13 @@ def index(images: Path) -> dict[str, tuple[float, str, int]]:
     return {"seconds": (median(seconds[1:]), "s", len(seconds) - 1)}
 
 
-def train(images: Path, folder: Path, workers: int) -> dict[str, tuple[float, str, int]]:
-    """Memory early and late in two epochs of training, and how much more it is late."""
-    options = ["--workers", str(workers), "--out", str(folder / "run"), "--json"]
+def train(images: Path, folder: Path, epochs: int, workers: int) -> dict[str, tuple[float, str, int]]:
+    """Memory early and late in training, and how much more it is late; the last tenth may be the report's."""
+    options = ["--epochs", str(epochs), "--workers", str(workers), "--out", str(folder / "run"), "--json"]
     printed, readings = watched(["train", "--data", str(images), *OPTIONS, *options])
     tenth = max(len(readings) // 10, 1)
     print("MB, tenth by tenth:", *(f"{median(readings[i * tenth : (i + 1) * tenth]) / 1e6:.0f}" for i in range(10)))
-    early, late = median(readings[tenth : 3 * tenth]), median(readings[-2 * tenth :])
+    early, late = median(readings[tenth : 3 * tenth]), median(readings[-3 * tenth : -tenth])
     n = len(readings)
     return {
         "seconds": (json.loads(printed.splitlines()[-1])["seconds"], "s", 1),
@@ -141,6 +141,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("parts", nargs="*", default=PARTS, help=f"of {', '.join(PARTS)}; all if not given")
     parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--workers", type=int, default=2, help="of training; a check uses all cores")
     parser.add_argument("--data-root", help="folder of the known data sets; $MIXONOMY_DATA if not given")
     parser.add_argument("--results", type=Path, default=RESULTS / "memory.jsonl")
@@ -155,7 +156,12 @@ def main() -> int:
         if "index" in options.parts:
             append(options.results, rows_of("index, again", files, index(images)))
         if "train" in options.parts:
-            append(options.results, rows_of("train, 2 epochs", files, train(images, folder, options.workers)))
+            append(
+                options.results,
+                rows_of(
+                    f"train, {options.epochs} epochs", files, train(images, folder, options.epochs, options.workers)
+                ),
+            )
         if "check" in options.parts:
             append(options.results, rows_of("data check", files, check(str(images), None)))
             count = len(open_source(PHOTOGRAPHS, options.data_root))
