@@ -140,6 +140,7 @@ def evaluate(
     runtime = runtime or Runtime()
     if split not in (None, *data.SPLITS):
         raise ValueError(f"unknown split {split!r}; use train, val or test.")
+    real_labels = read_real(real) if real is not None else None
     if not isinstance(model, nn.Module):
         model = load(model)
     info = info_of(model)
@@ -165,11 +166,11 @@ def evaluate(
                          f"{kinds[info.is_multilabel]}; give data of the model's kind.")  # fmt: skip
     num_classes = len(info.class_names) or len(opened.class_names)
     into = MultiLabel(num_classes, info.thresholds) if images.is_multilabel else Classification(num_classes)
-    if real is not None:
+    if real_labels is not None:
         if isinstance(into, MultiLabel):
             raise ValueError(f"{opened.name} has images with several labels, which ReaL is not for; leave it out.")
         classes = imagenet_classes(num_classes, opened.imagenet_indices, label_map, opened.name)
-        into.real = Real.of_names(read_real(real), images.names, classes)
+        into.real = Real.of_names(real_labels, images.names, classes)
     bad = data.BadImages(on_bad_image)
     return score(
         predictor, data.EvalData(images, info.preprocessing, workers=workers, bad=bad).batches(), into, label_map
