@@ -9,7 +9,6 @@ Axes: B images, H and W pixels, K classes.
 """
 
 import copy
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -125,7 +124,7 @@ def compare(
     """
     with tempfile.TemporaryDirectory() as folder:
         # A compiler's cache of its own: else the first step's time would depend on what was measured before.
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder) / "inductor")
+        own_cache = {"TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / "inductor")}
         base = {"case": asdict(case), "device": device, "precision": precision, "folder": folder}
         do = (
             (lambda task: run({**base, **task})) if in_process else (lambda task: turns.child(MODULE, {**base, **task}))
@@ -144,10 +143,11 @@ def compare(
                 say(f"{name}: {error}")
 
         def turn(name: str, so_far: dict[str, Measured]) -> Turn:
-            # Only bfloat16 can be hopeless by nature: float32 that is slow is a machine that is busy.
+            # Only bfloat16 can be hopeless by nature; float32 that is slow is a machine that is busy.
             yardstick = so_far[DEFAULT].seconds if DEFAULT in so_far and SETTINGS[name].precision == "bf16" else []
             slow_after_s = HOPELESS * median(yardstick) if yardstick else 1e9
             found = Turn(**do({"do": "turn", "setting": name, "slow_after_s": slow_after_s}))
+            found = replace(found, peak_bytes=None) if in_process else found  # what others left is not its own
             return replace(found, first_s=max(found.first_s, first[name]))
 
         measured = turns.take_turns(settings, rounds, turn, say, failed)
@@ -323,10 +323,15 @@ def measure(case: Case, setting: Setting, device: torch.device, slow_after_s: fl
     """One turn of one setting: step times, peak memory and the GEMM rate, in this process.
 
     Args:
-      slow_after_s: if a step on an eighth of the batch takes an eighth of this, twice, no whole one follows (emulated
-        bfloat16 would take many minutes), and eight times its seconds stand for it.
+      slow_after_s: where bfloat16 is emulated, which may take many minutes: if a step on an eighth of the batch takes an
+        eighth of this, twice, no whole one follows, and eight times its seconds stand for it.
+    Raises:
+      ValueError: for compiled code in emulated bfloat16, which would be compiled for each of the two sizes.
     """
     precision = devices.resolve_precision(setting.precision, device)
+    is_emulated = precision == "bf16" and devices.resolve_precision("auto", device) == "fp32"
+    if is_emulated and setting.is_compiled:
+        raise ValueError("not tried: this device has no units for bfloat16")
     if setting.library == "ours":
         devices.prepare(device)  # as `mixonomy train` does
     # Loads what a first step loads, whose time and memory are not the model's.
@@ -336,7 +341,7 @@ def measure(case: Case, setting: Setting, device: torch.device, slow_after_s: fl
     step = training_step(case, setting, device, twin(build(case), setting).to(device))
     part = max(case.batch_size // PROBE_SHARE, 1)
     probes: list[float] = []
-    while slow_after_s < 1e9 and len(probes) < 2 and min(probes, default=slow_after_s + 1) > slow_after_s:
+    while is_emulated and len(probes) < 2 and min(probes, default=slow_after_s + 1) > slow_after_s:
         probes.append(case.batch_size / part * turns.seconds_of(lambda: step(part), device))
     first_s, peak = min(probes, default=0.0), None
     steps, is_probe = [first_s], min(probes, default=0.0) > slow_after_s

@@ -6,6 +6,7 @@ one JSON object.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -104,15 +105,20 @@ def take_turns(
     return measured
 
 
-def child(module: str, task: Mapping[str, Any], *, limit_s: float = TURN_LIMIT_S) -> dict[str, Any]:
+def child(
+    module: str, task: Mapping[str, Any], environment: Mapping[str, str] | None = None, *, limit_s: float = TURN_LIMIT_S
+) -> dict[str, Any]:
     """What a module prints for a task, in a process of its own.
 
+    Args:
+      environment: variables that the process gets beside those of this one.
     Raises:
       ValueError: with its error in one line, if it failed, or took longer than it may.
     """
     command = [sys.executable, "-m", module, json.dumps(task)]
+    variables = {**os.environ, **(environment or {})}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit_s, env=variables)
     except subprocess.TimeoutExpired:
         raise ValueError(f"not done after {limit_s:g} s") from None
     if done.returncode:
