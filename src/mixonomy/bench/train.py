@@ -126,9 +126,10 @@ def compare(
         # A compiler's cache of its own: else the first step's time would depend on what was measured before.
         own_cache = {"TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / "inductor")}
         base = {"case": asdict(case), "device": device, "precision": precision, "folder": folder}
-        do = (
-            (lambda task: run({**base, **task})) if in_process else (lambda task: turns.child(MODULE, {**base, **task}))
-        )
+
+        def do(task: dict[str, Any]) -> Any:
+            return run({**base, **task}) if in_process else turns.child(MODULE, {**base, **task}, own_cache)
+
         facts = do({"do": "reference"})
         differences, failed, first = dict[str, float](), dict[str, str](), dict[str, float]()
         for name in settings:
@@ -323,8 +324,8 @@ def measure(case: Case, setting: Setting, device: torch.device, slow_after_s: fl
     """One turn of one setting: step times, peak memory and the GEMM rate, in this process.
 
     Args:
-      slow_after_s: where bfloat16 is emulated, which may take many minutes: if a step on an eighth of the batch takes an
-        eighth of this, twice, no whole one follows, and eight times its seconds stand for it.
+      slow_after_s: where bfloat16 is emulated, which may take many minutes: if a step on an eighth of the batch takes
+        an eighth of this, twice, no whole one follows, and eight times its seconds stand for it.
     Raises:
       ValueError: for compiled code in emulated bfloat16, which would be compiled for each of the two sizes.
     """
