@@ -12,8 +12,9 @@ COLUMNS = {
     "peak_memory_bytes": ("memory", 1e-6, ",.0f"),
     "first_s": ("first", 1.0, ".2f"),
     "difference": ("differs", 1.0, ".0e"),
+    "top1_agreement": ("same top-1", 100.0, ".1f"),
 }
-UNITS = {"share_of_limit": " %", "peak_memory_bytes": " MB", "first_s": " s"}
+UNITS = {"share_of_limit": " %", "peak_memory_bytes": " MB", "first_s": " s", "top1_agreement": " %"}
 
 
 def table(numbers: Mapping[str, Mapping[str, Any]], *, default: str, leave_out: Sequence[str] = ()) -> list[str]:

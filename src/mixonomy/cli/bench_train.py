@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     size = " x ".join(map(str, case.image_size))
     title = f"training {options.recipe or case.model['name']}, {size} pixels, batch {case.batch_size}"
     print("\n".join([*found.limits.lines(), "", f"{title}, {options.device}"]), file=people)
-    leave_out = ("peak_memory_bytes",) if options.quick else ()
+    leave_out = ("top1_agreement", *(("peak_memory_bytes",) if options.quick else ()))
     print("\n".join(show.table(numbers, default=train.DEFAULT, leave_out=leave_out)), file=people)
     if options.json:
         about: dict[str, Any] = {
