@@ -154,9 +154,9 @@ class Augment(Section):
     flip: bool = False
     """Mirror left to right with probability 0.5."""
     randaugment_layers: Annotated[int, Field(ge=0)] = 0
-    """RandAugment operations per image; 0 is off."""
+    """RandAugment operations per image, of big_vision's 16; 0 is off."""
     randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] | None = None
-    """Strength of RandAugment, 0 to 30; 10 if not given."""
+    """Strength of RandAugment on big_vision's scale, 0 to 30; 10 if not given."""
     erase_prob: Probability = 0.0
     """Probability of erasing a random box."""
     mixup: NonNegative = 0.0
