@@ -183,7 +183,8 @@ def _choose(opened: data.Source, trained_on: TrainedOn | None, split: str | None
         return next(iter(opened.splits.values()))
     if "train" not in opened.splits and (found := opened.splits.get(split or "test")):
         return found
-    plan = data.plan_splits(opened, trained_on.val_share if is_own and trained_on else 0.0)
+    own = trained_on if is_own else None
+    plan = data.plan_splits(opened, own.val_share if own else 0.0, train_on_val=own is not None and own.with_val)
     if (images := {"train": plan.train, "val": plan.val, "test": plan.test}[split or "test"]) is None:
         raise ValueError(f"{opened.name} has no validation data here; use train or test.")
     return images

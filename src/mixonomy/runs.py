@@ -138,7 +138,8 @@ class RunFolder:
         """
         from mixonomy.recipe import differences
 
-        changes = differences(self.info()["recipe"], json.loads(recipe.model_dump_json()))
+        # Read as a recipe first: what an earlier version did not know has its default there.
+        changes = differences(self.recipe().model_dump(mode="json"), recipe.model_dump(mode="json"))
         if changes:
             raise ValueError(
                 f"{self.path} holds another run: {', '.join(changes)}; give another --out, or that recipe."

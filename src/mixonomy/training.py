@@ -26,6 +26,7 @@ from mixonomy.recipe import Recipe
 from mixonomy.tracking import Trackers
 
 LOG_STEPS = 10
+FEW_IMAGES = 20_000  # of which a pre-trained start learns more; BiT's hyper-rule calls such data sets small
 HEADLINES = {"top1": "top-1", "map": "mean average precision"}
 
 
@@ -73,7 +74,7 @@ def _train(
         folder.check_recipe(recipe)
         return _finished(folder, result, console)
     setup = set_up(recipe, runtime, model)
-    for note in setup.source.notes:
+    for note in setup.notes:
         console.say(note)
     device, source, plan, preprocessing = setup.device, setup.source, setup.plan, setup.preprocessing
     model, name, arguments, workers = setup.model, setup.name, setup.arguments, setup.workers
@@ -84,6 +85,7 @@ def _train(
         "images": len(plan.train),
         "classes": num_classes,
         "data": source.digest(),
+        **({} if setup.init is None else {"init_sha256": setup.init}),
     }
 
     until_the_end.enter_context(folder.locked())
@@ -104,7 +106,7 @@ def _train(
             source.class_names,
             setup.loss,
             precision,
-            TrainedOn(recipe.data.source, recipe.data.val_share, facts["data"]),
+            TrainedOn(recipe.data.source, recipe.data.val_share, facts["data"], recipe.data.train_on_val),
             thresholds=(0.5,) * num_classes if source.is_multilabel else (),
         ),
     )
@@ -115,15 +117,23 @@ def _train(
     patience = None if recipe.early_stop is None else num_steps(recipe.early_stop, **length)
     if warmup > total:
         raise ValueError(f"the warm-up of {warmup} steps is longer than the training of {total}; shorten it.")
+    freeze = 0 if recipe.freeze is None else num_steps(recipe.freeze, **length, total_steps=total)
+    if freeze >= total:
+        raise ValueError(f"freeze is {freeze} steps and the training {total}; shorten it, or give --tune head.")
     images = setup.train_data(recipe)
     console.say(
         f"{recipe.name}: {facts['model']}, {facts['params']:,} parameters, {source.name}: {plan.describe()}, "
         f"{images.kind}, {total:,} steps of {recipe.batch_size}, {precision} on {device}"
     )
+    if arguments and recipe.init is None and source.channels == 3 and len(plan.train) < FEW_IMAGES:
+        console.say(
+            f"from scratch: on {len(plan.train):,} images a trained model is a better start, as with --init "
+            f"timm:mixer_b16_224.goog_in21k or a run of your own on more images; see `mixonomy list weights`"
+        )
     val = data.EvalData(plan.val, preprocessing, workers=workers, bad=setup.bad) if plan.val else None
     if patience is not None and val is None:
         raise ValueError("early_stop needs validation data; give --data.val-share, or leave early_stop out.")
-    state = setup.state(recipe, precision, total, warmup)
+    state = setup.state(recipe, precision, total, warmup, freeze)
     checkpoints = Checkpoints(folder.checkpoints)
     until_the_end.callback(checkpoints.wait)  # a checkpoint that was begun is finished, whatever happens
     progress = state.restore(checkpoints, console)

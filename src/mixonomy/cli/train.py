@@ -48,7 +48,8 @@ class Train:
 
     fields: Annotated[Recipe, arg(name="")]
     recipe: str | None = None
-    """A name from `mixonomy list recipes` or a Python file that sets `recipe`; by --data, else digits."""
+    """A name from `mixonomy list recipes` or a Python file that sets `recipe`; by --data, else digits. With --init:
+    finetune for known data, folder_finetune for others."""
     out: Path | None = None
     """Run folder; runs/NAME-HASH of the recipe if not given."""
     data_root: str | None = None
@@ -70,7 +71,8 @@ class Train:
 def main(argv: list[str]) -> int:
     """Runs the command."""
     long = expand(argv)
-    base = choose_recipe(value_of(long, "--recipe"), value_of(long, "--data.source"), value_of(long, "--data-root"))
+    asked = (value_of(long, flag) for flag in ("--recipe", "--data.source", "--data-root", "--init"))
+    base = choose_recipe(*asked)
     for section, choice in CHOICES:
         value = value_of(long, f"--{section}.{choice.replace('_', '-')}")
         with contextlib.suppress(ValidationError):  # which the parser will explain

@@ -23,8 +23,10 @@ def about(run: FinishedRun) -> str:
         f"Recipe {result['recipe']}, seed {result['seed']}: {facts['images']:,} training images of "
         f"{len(run.names):,} classes, {result['steps']:,} steps, {run.info['started'][:10]}."
     )
-    if sizes and result["model"] == model["name"]:
+    if sizes and not run.has_other_model:
         text += f" Model: {', '.join(sizes)}."
+    if run.recipe.init is not None:
+        text += f" Model: {result['model']}, trained on from {run.recipe.init}."
     return markup.paragraph(text)
 
 
