@@ -23,6 +23,7 @@ FLOORS = {
     "probing": 3.6,
     "training": 4,
     "lr_range": 4,  # another use of the training step
+    "sweeping": 4.5,
     "recipes": 5, "report": 5,
     "studies": 6,
     "api": 7,

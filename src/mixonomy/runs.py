@@ -152,7 +152,12 @@ class RunFolder:
 
 def recipe_hash(recipe: "Recipe") -> str:
     """Eight hexadecimal digits that tell recipes apart."""
-    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:8]
+    return text_hash(recipe.model_dump_json())
+
+
+def text_hash(text: str) -> str:
+    """Eight hexadecimal digits that tell texts apart."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -30,6 +30,10 @@ FEW_IMAGES = 20_000  # of which a pre-trained start learns more; BiT's hyper-rul
 HEADLINES = {"top1": "top-1", "map": "mean average precision"}
 
 
+class Diverged(ValueError):
+    """The loss or the weights are no finite numbers any more."""
+
+
 class Interrupted(Exception):
     """Training was asked to stop, and has saved where it stands."""
 
@@ -42,6 +46,8 @@ def train(
     runtime: Runtime | None = None,
     console: Console | None = None,
     command: str = "",
+    is_trial: bool = False,
+    also: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains by the recipe, or goes on where the run in `out` stopped, or returns the result of a finished run.
 
@@ -50,15 +56,18 @@ def train(
       out: the run folder.
       model: a module of the user's own, images float [B, c, H, W] -> logits [B, K]; the recipe's model if None.
       command: how the run was started, for run.json.
+      is_trial: whether the validation images are scored at the end in place of the test images, which stay unseen.
+      also: what result.json holds beside the scores.
     Returns:
       The scores on test data, and what the run cost; the content of result.json.
     Raises:
-      ValueError: for a recipe that does not fit the data or the folder, and for a loss that is not finite.
+      ValueError: for a recipe that does not fit the data or the folder.
+      Diverged: where the loss or the weights are no finite numbers any more.
       Interrupted: after Ctrl-C, once everything is saved.
     """
     runtime, console, folder = runtime or Runtime(), console or Console(quiet=True), runs.RunFolder(out)
     with ExitStack() as until_the_end:
-        return _train(recipe, folder, model, runtime, console, command, until_the_end)
+        return _train(recipe, folder, model, runtime, console, command, is_trial, also or {}, until_the_end)
 
 
 def _train(
@@ -68,6 +77,8 @@ def _train(
     runtime: Runtime,
     console: Console,
     command: str,
+    is_trial: bool,
+    also: dict[str, Any],
     until_the_end: ExitStack,
 ) -> dict[str, Any]:
     if model is None and folder.exists() and (result := folder.result()) is not None:  # needs no data
@@ -77,6 +88,12 @@ def _train(
     for note in setup.notes:
         console.say(note)
     device, source, plan, preprocessing = setup.device, setup.source, setup.plan, setup.preprocessing
+    if is_trial:
+        if plan.val is None:
+            raise ValueError(
+                f"{source.name} has no validation images here, by which to compare values; give --data.val-share."
+            )
+        plan = replace(plan, test=plan.val, test_name="val")
     model, name, arguments, workers = setup.model, setup.name, setup.arguments, setup.workers
     num_classes = len(source.class_names)
     facts = {
@@ -86,6 +103,7 @@ def _train(
         "classes": num_classes,
         "data": source.digest(),
         **({} if setup.init is None else {"init_sha256": setup.init}),
+        **({"is_trial": True} if is_trial else {}),
     }
 
     until_the_end.enter_context(folder.locked())
@@ -248,6 +266,7 @@ def _train(
         "recipe": recipe.name,
         "seed": recipe.seed,
         "out": str(folder.path),
+        **also,
     }
     folder.finish(result)
     checkpoints.keep_newest()
@@ -271,12 +290,12 @@ def _mean_of_finite(losses: list[Tensor], step: int, folder: runs.RunFolder) -> 
     """The mean loss of the last steps.
 
     Raises:
-      ValueError: naming the first step whose loss was not finite.
+      Diverged: naming the first step whose loss was not finite.
     """
     values = torch.stack(losses).tolist()
     for i, value in enumerate(values):
         if not np.isfinite(value):
-            raise ValueError(
+            raise Diverged(
                 f"the loss became {value} at step {step - len(values) + 1 + i}; the last good checkpoint is kept in "
                 f"{folder.checkpoints}. A lower --lr, --optim.clip 1 or --precision fp32 usually helps."
             )
@@ -287,7 +306,7 @@ def _check_finite(tensors: dict[str, Tensor], step: int, folder: runs.RunFolder)
     """Refuses to save weights that the last update made useless: a good checkpoint would make room for them."""
     for name, tensor in tensors.items():
         if name.startswith(("model/", "average/")) and tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(
+            raise Diverged(
                 f"the weights are no longer finite after step {step} ({name}); the last good checkpoint is kept in "
                 f"{folder.checkpoints}. A lower --lr, --optim.clip 1 or --precision fp32 usually helps."
             )

@@ -17,6 +17,7 @@ from mixonomy.runs import RunFolder
 BAD_IMAGES = 20  # that are named on the page
 CONTENTS = {
     "next": "What to do next",
+    "sweep": "What was tried",
     "curves": "Learning curves",
     "calibration": "Calibration",
     "confusion": "Confusion",
@@ -48,6 +49,7 @@ def write_report(folder: RunFolder, *, data_root: str | None = None) -> Path:
     own = multi_label if run.is_multilabel else single_label
     parts = {
         "next": sections.advice(run),
+        **({"sweep": sections.sweep(run)} if "sweep" in run.result else {}),
         "curves": sections.curves(run),
         **own.sections(run, pictures),
         "labels": sections.label_errors(run, pictures, own.suspect_card),
