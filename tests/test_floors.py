@@ -24,6 +24,7 @@ FLOORS = {
     "probing": 3.6,
     "training": 4,
     "lr_range": 4,  # another use of the training step
+    "sweeping": 4.5,
     "recipes": 5, "report": 5,
     "bench": 5.5,  # measures what `mixonomy train` does, and may take a recipe's model for it
     "studies": 6,

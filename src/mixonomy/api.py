@@ -19,6 +19,8 @@ from mixonomy.probing import Probing
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe
 from mixonomy.report import write_lr_page, write_report
+from mixonomy.sweeping import Grid
+from mixonomy.sweeping import sweep as run_sweep
 from mixonomy.training import train as run_training
 
 __all__ = ["Prediction", "Probing", "Run", "evaluate", "find_lr", "load", "predict", "probe", "save", "train"]
@@ -42,6 +44,7 @@ def train(
     out: str | Path | None = None,
     *,
     model: nn.Module | None = None,
+    sweep: Grid | None = None,
     runtime: Runtime | None = None,
     console: Console | None = None,
     command: str = "mixonomy.train",
@@ -52,15 +55,20 @@ def train(
       recipe: the experiment, such as `mixonomy.recipes.load_recipe("digits")`.
       out: the run folder; runs/NAME-HASH of the recipe if not given.
       model: a module of one's own, images float [B, c, H, W] -> logits [B, K], trained in place of the recipe's.
+      sweep: fields of the recipe with the values to try on held-out images, such as {"optim.lr": (0.003, 0.01)}; then
+        one training with the best on all but the test images, see `mixonomy.sweeping`.
       runtime: device, workers, data root: what changes no numbers.
       console: where to say how it goes; silent if not given.
     Raises:
       ValueError: for a recipe that does not fit the data or the folder, and for a loss that is not finite.
       Interrupted: after Ctrl-C, once everything is saved.
     """
-    out = Path(out) if out is not None else default_out(recipe)
+    out = Path(out) if out is not None else default_out(recipe, sweep)
     runtime, console = runtime or Runtime(), console or Console(quiet=True)
-    result = run_training(recipe, out, model=model, runtime=runtime, console=console, command=command)
+    if sweep is None:
+        result = run_training(recipe, out, model=model, runtime=runtime, console=console, command=command)
+    else:
+        result = run_sweep(recipe, sweep, out, model=model, runtime=runtime, console=console, command=command)
     folder = runs.RunFolder(out)
     if not folder.report.exists():
         write_report(folder, data_root=runtime.data_root)
@@ -102,9 +110,10 @@ def lr_page(out: str | Path) -> Path:
     return path.with_name(f"{path.name}.find-lr.html")
 
 
-def default_out(recipe: Recipe) -> Path:
-    """runs/NAME-HASH: the same recipe always gets the same folder, another recipe another one."""
-    return Path("runs") / f"{recipe.name}-{runs.recipe_hash(recipe)}"
+def default_out(recipe: Recipe, sweep: Grid | None = None) -> Path:
+    """runs/NAME-HASH: the same recipe always gets the same folder, another recipe or sweep another one."""
+    name = f"{recipe.name}-{runs.recipe_hash(recipe)}"
+    return Path("runs") / (name if sweep is None else f"{name}-sweep-{runs.text_hash(repr(dict(sweep)))}")
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -184,7 +193,8 @@ def _choose(opened: data.Source, trained_on: TrainedOn | None, split: str | None
         return next(iter(opened.splits.values()))
     if "train" not in opened.splits and (found := opened.splits.get(split or "test")):
         return found
-    plan = data.plan_splits(opened, trained_on.val_share if is_own and trained_on else 0.0)
+    own = trained_on if is_own else None
+    plan = data.plan_splits(opened, own.val_share if own else 0.0, train_on_val=own is not None and own.with_val)
     if (images := {"train": plan.train, "val": plan.val, "test": plan.test}[split or "test"]) is None:
         raise ValueError(f"{opened.name} has no validation data here; use train or test.")
     return images

@@ -121,6 +121,8 @@ class Data(Section):
     """digits, a known name (`mixonomy list data`), a .parquet file or the prefix of NAME_train.parquet."""
     val_share: Share = 0.1
     """Share of train held out for validation where the source has no validation split; 0 holds out nothing."""
+    train_on_val: bool = False
+    """Train on the validation images too, and let nothing choose: what is done once all choices are made."""
     eval_crop: EvalCrop = "resmall"
     """resmall: shorter side, then centre; resize: whole image stretched, then centre; squash: stretched, no crop;
     pad: whole image, its shape kept, with grey bars."""
@@ -231,8 +233,16 @@ class Recipe(Section):
     """Names the run folder."""
     data: Data = Data()
     model: Model = Model()
-    image_size: Count | tuple[Count, Count] = 224
-    """Pixels: one number, or height and width."""
+    init: Annotated[str, Field(min_length=1)] | None = None
+    """Weights to start from, and with them the model: a run folder, a file, timm:NAME or hf:OWNER/NAME; its head
+    becomes one of zeros for the classes of the data."""
+    image_size: Count | tuple[Count, Count] | None = 224
+    """Pixels: one number, or height and width; with init, None is the size that its weights are for."""
+    tune: Literal["all", "head", "bias-norm"] = "all"
+    """Which weights are trained: all; the head, on frozen features; the head, all biases and all that norms have
+    (BitFit, with norms)."""
+    freeze: Duration | None = None
+    """Train nothing but the head for so long first, such as "100 steps" or "10 %"."""
     augment: Augment = Augment()
     optim: Optim = Optim()
     duration: Length = "10 epochs"
@@ -260,9 +270,40 @@ class Recipe(Section):
     """Of initial weights, order and augmentation; the same seed gives the same run."""
 
     @property
-    def height_width(self) -> tuple[int, int]:
-        """The image size as (height, width)."""
+    def height_width(self) -> tuple[int, int] | None:
+        """The image size as (height, width); None is that of the weights in `init`."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @model_validator(mode="after")
+    def _weights_say_what_the_model_is(self):
+        if self.init is None:
+            if self.image_size is None:
+                raise ValueError("image_size is None, the size of the weights in init, and there is no init; give one")
+            return self
+        given = [name for name in Model.model_fields if getattr(self.model, name) != getattr(Model(), name)]
+        if given:
+            raise ValueError(
+                f"model.{given[0]} has no effect with init, whose weights say what the model is; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_frozen_and_trained(self):
+        if self.tune == "head":
+            if self.freeze is not None:
+                raise ValueError("freeze has no effect with tune=head, which freezes all but the head; leave it out")
+            if self.optim.layer_decay is not None:
+                raise ValueError("layer_decay has no effect with tune=head, which trains one layer; leave it out")
+        if self.optim.name == "muon" and (self.tune != "all" or self.freeze is not None):
+            what = f"tune={self.tune}" if self.tune != "all" else "freeze"
+            raise ValueError(f"muon trains the matrices of the blocks, which {what} leaves frozen; use adamw or sgd")
+        return self
+
+    @model_validator(mode="after")
+    def _something_chooses(self):
+        if self.data.train_on_val and self.early_stop is not None:
+            raise ValueError("early_stop needs validation data, which train_on_val trains on; leave one of them out")
+        return self
 
     @model_validator(mode="after")
     def _early_stop_keeps_the_best(self):
@@ -282,9 +323,11 @@ def changed(recipe: Recipe, **changes: Any) -> Recipe:
 
     Where a choice changes, such as the name of the model or of the optimizer, fields that only the old choice
     reads (for a model: its sizes) go back to None, and what a new value silences, such as schedule=constant the final
-    learning rate, to no effect.
+    learning rate, to no effect. Where `init` is new, so does the whole model, which its weights bring.
     """
     values = recipe.model_dump()
+    if recipe.init is None and changes.get("init") is not None:
+        values["model"] = Model().model_dump()
     for key, value in changes.items():
         old = getattr(recipe, key, None)
         if isinstance(old, Section) and isinstance(value, dict):

@@ -138,7 +138,8 @@ class RunFolder:
         """
         from mixonomy.recipe import differences
 
-        changes = differences(self.info()["recipe"], json.loads(recipe.model_dump_json()))
+        # Read as a recipe first: what an earlier version did not know has its default there.
+        changes = differences(self.recipe().model_dump(mode="json"), recipe.model_dump(mode="json"))
         if changes:
             raise ValueError(
                 f"{self.path} holds another run: {', '.join(changes)}; give another --out, or that recipe."
@@ -151,7 +152,12 @@ class RunFolder:
 
 def recipe_hash(recipe: "Recipe") -> str:
     """Eight hexadecimal digits that tell recipes apart."""
-    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:8]
+    return text_hash(recipe.model_dump_json())
+
+
+def text_hash(text: str) -> str:
+    """Eight hexadecimal digits that tell texts apart."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mixonomy.data.sources.base import Images, Labels, Picked, Source, Split
-from mixonomy.data.sources.files import Files
+from mixonomy.data.sources.base import Chained, Images, Labels, Picked, Source, Split
+from mixonomy.data.sources.files import Files, PackedStrings
 
 TEST_SHARE = 0.1  # of a source that has a train split and nothing else
 _SPLIT_SEED = "mixonomy split 0"  # fixed: runs with other seeds are scored on the same images
@@ -38,7 +38,7 @@ class Plan:
         return f"{len(self.train):,} training, {val} and {len(self.test):,} test images"
 
 
-def plan_splits(source: Source, val_share: float) -> Plan:
+def plan_splits(source: Source, val_share: float, *, train_on_val: bool = False) -> Plan:
     """Decides the splits by the rule that test is scored once and never chooses.
 
     A source's own val split chooses if it has a test split too. A source whose only other split is val
@@ -47,6 +47,7 @@ def plan_splits(source: Source, val_share: float) -> Plan:
 
     Args:
       val_share: share of train to hold out where no val split can choose; 0 holds out nothing.
+      train_on_val: whether what would choose joins the training images, so that nothing chooses.
     Raises:
       ValueError: if there is no train split, or it is too small to hold out anything.
     """
@@ -60,9 +61,17 @@ def plan_splits(source: Source, val_share: float) -> Plan:
     else:
         train, test = hold_out(train, TEST_SHARE)
         test_name = f"a tenth of {source.name}"
+    if train_on_val:
+        return Plan(train if val is None else joined_splits(train, val), None, test, test_name)
     if val is None and val_share > 0:
         train, val = hold_out(train, val_share)
     return Plan(train, val, test, test_name)
+
+
+def joined_splits(first: Split, second: Split) -> Split:
+    """The samples of both, without copying images."""
+    names = PackedStrings([*first.names, *second.names])
+    return Split(Chained(first.images, second.images), np.concatenate([first.labels, second.labels]), names)
 
 
 def hold_out(split: Split, share: float) -> tuple[Split, Split]:

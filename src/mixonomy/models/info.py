@@ -18,12 +18,14 @@ class TrainedOn:
     Args:
       source: the SOURCE string.
       val_share: share of train that was held out.
+      with_val: whether it was trained on the validation images too.
       digest: of names and labels, see `mixonomy.data.Source.digest`.
     """
 
     source: str
     val_share: float
     digest: str
+    with_val: bool = False
 
 
 @dataclass(frozen=True)
