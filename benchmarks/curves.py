@@ -53,20 +53,21 @@ def points(sweep: str, *, quick: bool = False) -> Iterator[Point]:
 
 
 def rows_of(point: Point, found: cost.Cost, where: Any) -> list[Row]:
-    """Four rows: time and memory, per image, of both."""
-    images = point.case.batch_size
+    """Rows of time and products per image, and of the memory of the whole batch."""
     about: dict[str, Any] = {"study": "curves", "model": f"{point.sweep}: {point.model}", "data": f"{point.value}"}
     made = []
     for metric, unit in METRICS.items():
         measured = getattr(found, metric)
         value, spread = middle(measured) if isinstance(measured, list) else (measured, None)
         n = len(measured) if isinstance(measured, list) else 1
+        images = point.case.batch_size if unit == "s" else 1
         spread = None if spread is None else spread / images
-        note = f"per image, {found.precision}"
+        note = f"per image, {found.precision}" if unit == "s" else f"batch {point.case.batch_size}, {found.precision}"
         made.append(
             make_row(where, **about, metric=metric, value=value / images, unit=unit, spread=spread, n=n, note=note)
         )
-    made.append(make_row(where, **about, metric="flops", value=found.flops / images, unit="FLOP", note="per image"))
+    flops = found.flops / point.case.batch_size
+    made.append(make_row(where, **about, metric="flops", value=flops, unit="FLOP", note="per image"))
     return made
 
 
