@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,11 @@ from mixonomy.bench import limits, turns
 from mixonomy.bench.peers import lucidrains_twin, randomise, timm_twin
 from mixonomy.bench.turns import HOPELESS, Measured, Turn
 from mixonomy.models import create
+from mixonomy.models.create import family_of
 from mixonomy.train_state import TrainState
+
+if TYPE_CHECKING:
+    from mixonomy.recipe import Recipe
 
 MODULE = "mixonomy.bench.train"
 DEFAULT = "timm fp32"  # the yardstick: timm as it comes
@@ -75,6 +79,23 @@ class Case:
     num_classes: int
     turn_s: float = 10.0
     gemm_size: int | None = None
+
+
+def case_of_model(name: str, image_size: int, *, batch_size: int = 32, num_classes: int = 1000) -> Case:
+    """A model by its name, with the GELU that timm has.
+
+    Raises:
+      ValueError: if there is no such model.
+    """
+    model: dict[str, Any] = {"name": name}
+    if not name.startswith("timm:") and family_of(name) != "convmixer":
+        model["gelu"] = "erf"
+    return Case(model, (image_size, image_size), batch_size, num_classes)
+
+
+def case_of_recipe(recipe: "Recipe", *, num_classes: int = 10) -> Case:
+    """Model, image size and batch size of a recipe; its optimizer, augmentation and loss are not part of it."""
+    return Case(recipe.model.model_dump(), recipe.height_width, recipe.batch_size, num_classes)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from tyro.conf import FlagCreatePairsOff
@@ -57,13 +57,26 @@ def main(argv: list[str]) -> int:
     def say(text: str) -> None:
         print(text, file=sys.stderr)
 
-    case = _case(options, turn_s=0.0 if options.quick else 10.0)
+    side, precision = options.image_size, options.precision
+    if options.recipe is not None:
+        from mixonomy.recipes import load_recipe
+
+        recipe = load_recipe(options.recipe)
+        case = train.case_of_recipe(recipe, num_classes=options.classes or 10)
+        precision = precision or recipe.precision
+        if side is not None:
+            case = replace(case, image_size=(side, side))
+    else:
+        case = train.case_of_model(options.model or "mixer-s/16", side or 224, num_classes=options.classes or 1000)
+    if options.batch_size is not None:
+        case = replace(case, batch_size=options.batch_size)
+    case = replace(case, turn_s=0.0, gemm_size=256) if options.quick else case
     found = train.compare(
         case,
         settings,
         device=options.device,
         rounds=1 if options.quick else options.rounds,
-        precision=_precision(options),
+        precision=precision or "auto",
         in_process=options.quick,
         say=say,
     )
@@ -102,32 +115,3 @@ def chosen(against: str, libraries: dict[str, str]) -> list[str]:
         if name not in allowed:
             raise ValueError(f"--against has {name!r}; use {', '.join(allowed)}, comma-separated.")
     return [name for name, library in libraries.items() if library in ("ours", *wanted)]
-
-
-def _case(options: BenchTrain, turn_s: float) -> Any:
-    from mixonomy.bench.train import Case
-    from mixonomy.models import FAMILIES
-    from mixonomy.models.create import family_of
-
-    gemm_size = 256 if options.quick else None
-    if options.recipe is not None:
-        from mixonomy.recipes import load_recipe
-
-        recipe = load_recipe(options.recipe)
-        size = recipe.height_width if options.image_size is None else (options.image_size,) * 2
-        batch_size = options.batch_size or recipe.batch_size
-        return Case(recipe.model.model_dump(), size, batch_size, options.classes or 10, turn_s, gemm_size)
-    name = options.model or "mixer-s/16"
-    model: dict[str, Any] = {"name": name}
-    if not name.startswith("timm:") and "gelu" not in FAMILIES[family_of(name)].unread:
-        model["gelu"] = "erf"  # as timm has it
-    side = options.image_size or 224
-    return Case(model, (side, side), options.batch_size or 32, options.classes or 1000, turn_s, gemm_size)
-
-
-def _precision(options: BenchTrain) -> Literal["auto", "fp32", "bf16"]:
-    if options.precision is None and options.recipe is not None:
-        from mixonomy.recipes import load_recipe
-
-        return load_recipe(options.recipe).precision
-    return options.precision or "auto"
