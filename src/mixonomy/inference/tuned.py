@@ -72,7 +72,7 @@ def fast(
     return Fast(model, calibration, precision=precision, max_changed=max_changed, compile=compile, cache=cache)
 
 
-class Fast:
+class Fast(nn.Module):
     """See `fast`.
 
     Args:
@@ -90,6 +90,7 @@ class Fast:
         compile: bool = False,
         cache: str | Path | None = CACHE,
     ):
+        super().__init__()
         if not 0 <= max_changed <= 1:
             raise ValueError(f"max_changed is {max_changed}; give a share from 0 to 1.")
         if calibration is not None:
@@ -109,9 +110,10 @@ class Fast:
         self._built: dict[str, paths.Path] = {}
         self._chosen: dict[tuple[int, ...], str] = {}
         self._problems: dict[str, str] = {}  # of paths that cannot be built
+        self.eval()
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """float [B, c, H, W] -> logits float32 [B, K]."""
         if not len(images):
             return self.model(images).float()
