@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from figures import taxonomy_figure
+from figures import curves_figure, newest_curves, taxonomy_figure
 from rows import RESULTS, Row, read
 from taxonomy import ARCHITECTURES, ROLES, TaxonomyRow, newest_of
 
@@ -73,6 +73,53 @@ def train(results: Path) -> str:
             ]
         )
     header = "model|data|images/s|/ timm fp32|/ timm's best|peak memory, MB|of the limit, %|steps|machine|commit"
+    return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6))
+
+
+def infer(results: Path) -> str:
+    """One line per model, batch size and setting: throughput, ratios, share of the limit, agreement with float64."""
+    rows = read(results / "infer.jsonl")
+    lines = []
+    for row in _newest(rows, "images_per_s"):
+        same = _of_same_run(rows, row)
+        lines.append(
+            [
+                row["model"],
+                row["data"],
+                _number(row, ",.1f", with_spread=True),
+                *(_number(same.get(f"ratio_{other}"), ".2f") for other in ("default", "best", "best_peer")),
+                _number(same.get("share_of_limit"), ".0f", scale=100),
+                _number(same.get("peak_memory_bytes"), ",.0f", scale=1e-6),
+                _number(same.get("first_s"), ".2f"),
+                _number(same.get("difference"), ".0e"),
+                _number(same.get("top1_agreement"), ".1f", scale=100),
+                f"{row['n']} ({row.get('note') or '-'})",
+                row["device"],
+                row["commit"] or "-",
+            ]
+        )
+    header = (
+        "model|data|images/s|/ timm fp32|/ timm's best|/ best peer|of the limit, %|peak memory, MB|first call, s"
+        "|differs|same top-1, %|calls|machine|commit"
+    )
+    return _table(header.split("|"), lines, right=range(2, 11))
+
+
+def curves(results: Path) -> str:
+    """One line per point of the curves of cost."""
+    rows = newest_curves(read(results / "curves.jsonl"))
+    by_point: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        by_point.setdefault((row["model"], row["data"]), {})[row["metric"]] = row
+    lines = []
+    for (model, place), found in by_point.items():
+        sweep, name = model.split(": ")
+        times = [_number(found.get(metric), ",.1f", scale=1e3, with_spread=True) for metric in ("forward_s", "step_s")]
+        memory = [_number(found.get(metric), ",.0f", scale=1e-6) for metric in ("forward_bytes", "step_bytes")]
+        flops = _number(found.get("flops"), ",.2f", scale=1e-9)
+        about = found["forward_s"]
+        lines.append([f"{sweep} {place}", name, flops, *times, *memory, about["device"], about["commit"] or "-"])
+    header = "what|model|GFLOP per image|forward, ms|step, ms|forward, MB|step, MB|machine|commit"
     return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6))
 
 
@@ -204,6 +251,8 @@ def _totals(rows: Sequence[TaxonomyRow]) -> dict[str, float]:
 TABLES: dict[str, Callable[[Path], str]] = {
     "recipes": recipes,
     "train": train,
+    "infer": infer,
+    "curves": curves,
     "muon": muon,
     "ridge": ridge,
     "label_errors": label_errors,
@@ -212,7 +261,10 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "layers": layers,
     "taxonomy": taxonomy,
 }
-FIGURES: dict[str, Callable[[Path], str]] = {"docs/taxonomy.svg": taxonomy_figure}
+FIGURES: dict[str, Callable[[Path], str]] = {
+    "docs/taxonomy.svg": taxonomy_figure,
+    "docs/curves.svg": curves_figure,
+}
 
 
 def rewritten(text: str, results: Path) -> str:

@@ -8,6 +8,7 @@ Axes: B images, c image channels, H and W pixels, K classes.
 """
 
 import copy
+import difflib
 import gc
 import tempfile
 from collections.abc import Callable, Sequence
@@ -206,6 +207,13 @@ def build(case: Case) -> nn.Module:
         )
         randomise(model, seed=0)
         return model.eval()
+    if not Path(case.model).expanduser().exists() and ":" not in case.model:
+        near = difflib.get_close_matches(case.model, list_models(), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(
+            f"{case.model!r} is neither a model nor a run folder nor a file; {hint}`mixonomy list models` shows all "
+            "names."
+        )
     from mixonomy.loading import load
 
     return load(case.model, image_size=size)
