@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from rows import RESULTS, Origin, Row, append, make_row, middle, origin
 
 from mixonomy import devices, optim
 from mixonomy.bench import data as bench
@@ -27,6 +26,7 @@ from mixonomy.data.mix import mix
 from mixonomy.evals.predictor import normalise
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.recipes import load_recipe
+from rows import RESULTS, Origin, Row, append, make_row, middle, origin
 
 CASES = ("crop", "randaugment", "memory")
 CLASSES = 10
@@ -55,7 +55,8 @@ def files_rows(
             "ratio_best": "ratio",
         }
         for metric, unit in metrics.items():
-            if metric == "images_per_s" or numbers.get(metric) is not None:
+            is_ratio_of_limit = setting == bench.LIMIT and unit == "ratio"
+            if metric == "images_per_s" or (numbers.get(metric) is not None and not is_ratio_of_limit):
                 spread = numbers.get(f"{metric}_spread")
                 value = numbers[metric]
                 rows.append(
