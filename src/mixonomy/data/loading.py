@@ -187,8 +187,9 @@ class WorkerData:
         loader = DataLoader(samples, batch_size=None, sampler=visits, collate_fn=None, **options)
         for number, made in enumerate(_alive(loader)):
             self.bad.add(*made.bad)  # an error is raised here: a worker's would bring its traceback along
-            images = slots[number % num_slots, : len(made.keys)].clone()
-            yield Batch(images, torch.from_numpy(made.labels), made.keys, made.bad)
+            # By numpy, in one thread: torch's others would wait for work on cores that the workers need.
+            images = slots[number % num_slots, : len(made.keys)].numpy().copy()
+            yield Batch(torch.from_numpy(images), torch.from_numpy(made.labels), made.keys, made.bad)
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,9 @@ def evaluation_crop(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
         size = [max(round(pixels.shape[1] * scale), 1), max(round(pixels.shape[2] * scale), 1)]
         down, right = height - size[0], width - size[1]
         bars = [right // 2, right - right // 2, down // 2, down - down // 2]  # left, right, top, bottom
-        return torch.nn.functional.pad(_resized(pixels, size), bars, value=PAD_VALUE)
+        return torch.nn.functional.pad(resized(pixels, size), bars, value=PAD_VALUE)
     if preprocessing.crop == "squash":
-        return _resized(pixels, [height, width])
+        return resized(pixels, [height, width])
     larger = (height * preprocessing.resize, width * preprocessing.resize)
     if preprocessing.crop == "resmall":
         scale = max(larger[0] / pixels.shape[1], larger[1] / pixels.shape[2])
@@ -65,10 +65,10 @@ def evaluation_crop(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
         shape = f"{pixels.shape[1]}x{pixels.shape[2]} pixels"
         raise ValueError(f"not a usable image ({shape} is too long and narrow for the crop {preprocessing.crop})")
     top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
-    return _resized(pixels, size)[:, top : top + height, left : left + width]
+    return resized(pixels, size)[:, top : top + height, left : left + width]
 
 
-def _resized(pixels: Tensor, size: list[int]) -> Tensor:
+def resized(pixels: Tensor, size: list[int]) -> Tensor:
     """uint8 [c, H, W] -> uint8 [c, *size]; what torchvision's v2 resize gives, without seconds of importing it."""
     if list(pixels.shape[1:]) == size:
         return pixels
@@ -142,7 +142,7 @@ class TrainTransform:
                 return random_box(draws.crop, size, area=self.area, ratio=CROP_RATIO)
 
             box = decode_crop(image, channels, choose, preprocessing.image_size)
-            pixels = _resized(box, list(preprocessing.image_size))
+            pixels = resized(box, list(preprocessing.image_size))
         else:
             pixels = evaluation_crop(decode(image, channels), preprocessing)
             if draws.shift is not None:
