@@ -6,11 +6,10 @@ Nothing here measures: `auto` resolves by a table of abilities, so the same mach
 import contextlib
 import ctypes
 import sys
-from typing import Literal
 
 import torch
 
-Precision = Literal["fp32", "bf16"]
+from mixonomy.choices import Precision, PrecisionOrAuto
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -36,7 +35,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def resolve_precision(name: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
+def resolve_precision(name: PrecisionOrAuto, device: torch.device) -> Precision:
     """auto: bf16 where the device multiplies bfloat16 matrices in hardware, else fp32."""
     if name != "auto":
         return name
