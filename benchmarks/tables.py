@@ -220,6 +220,21 @@ def label_errors(results: Path) -> str:
     return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6, 7))
 
 
+def memory(results: Path) -> str:
+    """One line per command on many files: its time, and what memory it held early, late and at most."""
+    rows = read(results / "memory.jsonl")
+    lines = []
+    for row in _newest(rows, "seconds"):
+        same = _of_same_run(rows, row)
+        held = [_number(same.get(f"{when}_bytes"), ",.0f", scale=1e-6) for when in ("early", "late", "peak")]
+        rate = _number(same.get("images_per_s"), ",.0f")
+        lines.append(
+            [row["model"], row["data"], _number(row, ",.1f"), rate, *held, row["device"], row["commit"] or "-"]
+        )
+    header = "command|data|s|images/s|memory early, MB|late, MB|at most, MB|machine|commit"
+    return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6))
+
+
 def imagenette(results: Path) -> str:
     """One line per model: what it scored from scratch in how many CPU minutes."""
     rows = read(results / "imagenette.jsonl")
@@ -303,6 +318,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "muon": muon,
     "ridge": ridge,
     "label_errors": label_errors,
+    "memory": memory,
     "imagenette": imagenette,
     "folder": folder,
     "layers": layers,

@@ -3,11 +3,12 @@
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from mixonomy import data, predicting, probing, runs
+from mixonomy.choices import BadImagePolicy
 from mixonomy.evals import Classification, MultiLabel, Real, imagenet_classes, map_classes, read_real, score
 from mixonomy.experiment import Runtime
 from mixonomy.loading import load
@@ -126,7 +127,7 @@ def evaluate(
     source: str | None = None,
     *,
     split: str | None = None,
-    on_bad_image: Literal["error", "skip"] = "error",
+    on_bad_image: BadImagePolicy = "error",
     real: str | Path | None = None,
     runtime: Runtime | None = None,
 ) -> Classification | MultiLabel:
@@ -230,7 +231,7 @@ def probe(
     probes: Sequence[probing.Kind] = ("ridge",),
     shots: Sequence[int] | None = None,
     num_seeds: int | None = None,
-    on_bad_image: Literal["error", "skip"] = "error",
+    on_bad_image: BadImagePolicy = "error",
     cache: str | Path | None = probing.CACHE,
     runtime: Runtime | None = None,
 ) -> Probing:

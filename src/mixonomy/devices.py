@@ -10,12 +10,10 @@ import platform
 import shutil
 import sys
 from pathlib import Path
-from typing import Literal
 
 import torch
 
-Precision = Literal["fp32", "bf16"]
-PrecisionName = Literal["auto", "fp32", "bf16"]
+from mixonomy.choices import Precision, PrecisionOrAuto
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -41,7 +39,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def resolve_precision(name: PrecisionName, device: torch.device) -> Precision:
+def resolve_precision(name: PrecisionOrAuto, device: torch.device) -> Precision:
     """auto: bf16 where the device multiplies bfloat16 matrices in hardware, else fp32."""
     if name != "auto":
         return name

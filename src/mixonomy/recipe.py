@@ -8,6 +8,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mixonomy.choices import (
+    Activation,
+    BadImagePolicy,
+    Gelu,
+    Init,
+    Loss,
+    Pool,
+    PrecisionOrAuto,
+    Schedule,
+    Stem,
+)
 from mixonomy.durations import Duration, Length
 from mixonomy.preprocessing import EvalCrop
 
@@ -79,17 +90,17 @@ class Model(Section):
     """D_C, width of the channel MLP."""
     num_heads: Count | None = None
     """For vit: heads of self-attention."""
-    pool: Literal["token", "mean"] | None = None
+    pool: Pool | None = None
     """For vit: features from a class token, or the mean over tokens."""
     kernel_size: Count | None = None
     """For convmixer, pool and dwconv: side of the window, in patches."""
-    activation: Literal["gelu", "relu"] | None = None
+    activation: Activation | None = None
     """For convmixer."""
-    gelu: Literal["tanh", "erf"] | None = None
+    gelu: Gelu | None = None
     """tanh as in Google's weights, erf as in timm's; if not given, tanh for mixer and vit, else erf."""
-    init: Literal["flax", "timm"] | None = None
+    init: Init | None = None
     """Whose initial weights: flax is LeCun-normal, timm is Xavier-uniform; flax if not given."""
-    stem: Literal["auto", "imagenet", "small"] | None = None
+    stem: Stem | None = None
     """For timm:NAME: small keeps the size of the image in the first layers, imagenet is timm's own; auto, if not given,
     takes small up to 64 pixels where it is known."""
     dropout: Share = 0.0
@@ -128,7 +139,7 @@ class Data(Section):
     pad: whole image, its shape kept, with grey bars."""
     eval_resize: Annotated[float, Field(ge=1.0, allow_inf_nan=False)] | None = None
     """For resmall and resize: intermediate size as a multiple of the image size; 256/224 if not given."""
-    on_bad_image: Literal["error", "skip"] = "error"
+    on_bad_image: BadImagePolicy = "error"
     """What to do about images that cannot be read: stop, or leave them out, counted and named."""
     max_bad_share: Probability | None = None
     """For on_bad_image=skip: largest share of all images that may be left out; 0.01 if not given."""
@@ -204,7 +215,7 @@ class Optim(Section):
     """For adamw and muon's rest; 0.999 if not given."""
     momentum: Share | None = None
     """For sgd (0.9 if not given) and muon (0.95)."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: Schedule = "linear"
     """Shape after the warm-up."""
     end: Share = 0.0
     """Final learning rate as a share of the peak (not for constant)."""
@@ -249,7 +260,7 @@ class Recipe(Section):
     """Length of training: "14 epochs", "500 steps" or "50000 examples"."""
     batch_size: Count = 256
     """Images per optimizer step."""
-    loss: Literal["auto", "softmax", "sigmoid"] = "auto"
+    loss: Loss | Literal["auto"] = "auto"
     """sigmoid: one yes/no question per class, summed over classes (big_vision's choice for ImageNet). auto: softmax, or
     sigmoid where an image may have several classes."""
     balance: Literal["none", "loss", "sampling"] = "none"
@@ -262,7 +273,7 @@ class Recipe(Section):
     """Stop when validation data has not scored better for so long, such as "5 epochs"; never if not given."""
     keep: Literal["best", "last"] = "best"
     """Which weights the run ends with: best on validation data, or the last."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: PrecisionOrAuto = "auto"
     """auto: bf16 autocast where the device computes it natively, else fp32 (on a GPU with TF32 products)."""
     compile: bool = False
     """Compile the model with torch.compile; needs a C++ compiler on a CPU."""
