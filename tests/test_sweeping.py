@@ -133,7 +133,11 @@ def test_options_name_fields_as_the_command_line_does():
         "optim.lr": ["0.1", "0.2"],
         "optim.layer_decay": ["0.5", "0.6"],
     }
-    for texts, words in ((["lr"], "is not FIELD=VALUE"), (["lr=1,"], "is not FIELD"), (["lr=1", "optim.lr=2"], "twice")):
+    for texts, words in (
+        (["lr"], "is not FIELD=VALUE"),
+        (["lr=1,"], "is not FIELD"),
+        (["lr=1", "optim.lr=2"], "twice"),
+    ):
         with pytest.raises(ValueError, match=words):
             parse_sweep(texts)
 
