@@ -25,6 +25,7 @@ FLOORS = {
     "lr_range": 4,  # another use of the training step
     "sweeping": 4.5,
     "recipes": 5, "report": 5,
+    "transferring": 5.5,
     "studies": 6,
     "api": 7,
     "cli": 8,
