@@ -4,8 +4,8 @@
     python benchmarks/transfer.py --parts probe resolution --seeds 0
 
 Pre-training is the recipe cifar100. Then, for each data set: few-shot, linear probe and nearest neighbours on frozen
-features (`probe`); fine-tuning of at most 500 steps of 128 images, the rate chosen on held-out images (`tune`); the same
-at twice the side (`resolution`); and ways to fine-tune little data of one's own, compared on validation images
+features (`probe`); fine-tuning of at most 500 steps of 128 images, the rate chosen on held-out images (`tune`); the
+same at twice the side (`resolution`); and ways to fine-tune little data of one's own, compared on validation images
 (`small`). From scratch, SGD and AdamW may choose from rates of their own. Test images are scored once for each run.
 Every training is a run folder; the same command goes on where it was stopped, and adds only rows that are not there.
 """
