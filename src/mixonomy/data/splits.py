@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +77,8 @@ def plan_splits(
 def joined_splits(first: Split, second: Split) -> Split:
     """The samples of both, without copying images."""
     names = PackedStrings([*first.names, *second.names])
-    return Split(Chained(first.images, second.images), np.concatenate([first.labels, second.labels]), names)
+    labels = cast(Labels, np.concatenate([first.labels, second.labels]))
+    return Split(Chained(first.images, second.images), labels, names)
 
 
 def _first(split: Split, count: int, source: str) -> Split:
