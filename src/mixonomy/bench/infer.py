@@ -198,12 +198,13 @@ def build(case: Case) -> nn.Module:
         # GELU as timm has it, so that all compute the same.
         has_gelu = not case.model.startswith("timm:") and family_of(case.model) != "convmixer"
         torch.manual_seed(0)
+        tiny: dict[str, Any] = TINY
         model = create(
             case.model,
             num_classes=case.num_classes,
             image_size=size or (224, 224),
             gelu="erf" if has_gelu else None,
-            **(TINY if case.model in FAMILIES else {}),
+            **(tiny if case.model in FAMILIES else {}),
         )
         randomise(model, seed=0)
         return model.eval()

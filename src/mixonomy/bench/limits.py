@@ -104,7 +104,7 @@ def memory_rate(device: torch.device, num_bytes: int = COPIED_BYTES) -> float:
 def _product(n: int, precision: Precision, device: torch.device) -> Callable[[], Tensor]:
     if precision == "int8":
         a, b = (torch.randint(-128, 128, (n, n), device=device, dtype=torch.int8) for _ in range(2))
-        return lambda: torch._int_mm(a, b)
+        return lambda: torch._int_mm(a, b)  # pyright: ignore[reportPrivateImportUsage]
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b, c = (torch.randn(n, n, device=device).to(dtype) for _ in range(3))
     return lambda: torch.mm(a, b, out=c)

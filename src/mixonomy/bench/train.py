@@ -95,6 +95,7 @@ def case_of_model(name: str, image_size: int, *, batch_size: int = 32, num_class
 
 def case_of_recipe(recipe: "Recipe", *, num_classes: int = 10) -> Case:
     """Model, image size and batch size of a recipe; its optimizer, augmentation and loss are not part of it."""
+    assert recipe.height_width is not None  # only fine-tuning has none
     return Case(recipe.model.model_dump(), recipe.height_width, recipe.batch_size, num_classes)
 
 
@@ -255,7 +256,7 @@ def check(case: Case, setting: Setting, device: torch.device, folder: Path) -> d
     precision = devices.resolve_precision(setting.precision, device)
     names = [name for name, _ in model.named_parameters()]
     together = [torch.cat([each[name].flatten() for name in names]) for each in (moved, expected)]
-    whole, floor = _relative(*together), SMALL * float(together[1].norm())
+    whole, floor = _relative(together[0], together[1]), SMALL * float(together[1].norm())
     parts = {name: _relative(moved[name], expected[name], floor) for name in names}
     worst = max(parts, key=lambda name: parts[name])
     loss_difference = abs(losses[0] - expected_loss) / abs(expected_loss)
