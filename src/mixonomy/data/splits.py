@@ -113,7 +113,10 @@ def hold_out(split: Split, share: float) -> tuple[Split, Split]:
     chosen = np.zeros(len(split), dtype=bool)
     chosen[held] = True
     if not chosen.any():
-        raise ValueError(f"{len(split)} images, no class with two, are too few to hold out {share:.0%}; add images.")
+        raise ValueError(
+            f"{len(split)} images, no class with two different ones, are too few to hold out {share:.0%}; add images "
+            f"(`mixonomy data check` shows copies)."
+        )
     return split.pick(np.flatnonzero(~chosen)), split.pick(np.flatnonzero(chosen))
 
 
