@@ -357,7 +357,7 @@ def timm_batches(case: Case, passes: int) -> Batches:
 def webdataset_batches(case: Case, passes: int) -> Batches:
     """By WebDataset and WebLoader, with torchvision's transforms."""
     try:
-        webdataset: Any = importlib.import_module("webdataset")
+        webdataset: Any = importlib.import_module("webdataset")  # fills its namespace in a way type checkers miss
     except ImportError:
         raise ValueError("needs the package webdataset, which is not installed") from None
     from torch.utils.data import default_collate

@@ -59,7 +59,9 @@ def decode(image: Encoded | Image.Image, channels: int = 3) -> Tensor:
     size = jpeg_size(image)
     if size is not None and size[0] * size[1] <= MAX_PIXELS:
         with contextlib.suppress(RuntimeError, ValueError):  # Pillow may read it, or says what is wrong
-            return decode_jpeg(image, mode="RGB" if channels == 3 else "GRAY")  # pyright: ignore[reportReturnType]
+            pixels = decode_jpeg(image, mode="RGB" if channels == 3 else "GRAY")
+            assert isinstance(pixels, Tensor)  # a list only for several files
+            return pixels
     header = _header(image)
     if header is None or not header.has_transparency_data:
         try:
