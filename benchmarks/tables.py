@@ -123,6 +123,51 @@ def curves(results: Path) -> str:
     return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6))
 
 
+def data(results: Path) -> str:
+    """One line per library, number of workers and augmentation: throughput, share of the limit, ratios."""
+    rows = read(results / "data.jsonl")
+    lines = []
+    for row in _newest(rows, "images_per_s"):
+        same = _of_same_run(rows, row)
+        lines.append(
+            [
+                row["data"],
+                row["model"],
+                _number(row, ",.0f", with_spread=True),
+                _number(same.get("share_of_limit"), ".0f", scale=100),
+                _number(same.get("ratio_default"), ".2f", with_spread=True),
+                _number(same.get("ratio_best"), ".2f", with_spread=True),
+                f"{row['n']}" + (f" ({row['note']})" if row.get("note") else ""),
+                row["device"],
+                row["commit"] or "-",
+            ]
+        )
+    header = "data|pipeline|images/s|of the limit, %|/ torchvision|/ best peer|repetitions|machine|commit"
+    return _table(header.split("|"), lines, right=(2, 3, 4, 5))
+
+
+def data_memory(results: Path) -> str:
+    """One line per way to make a batch in memory, and one for the training step."""
+    rows = read(results / "data.jsonl")
+    lines = []
+    for row in _newest(rows, "batch_s"):
+        same = _of_same_run(rows, row)
+        lines.append(
+            [
+                row["data"],
+                row["model"],
+                _number(row, ",.2f", scale=1e3, with_spread=True),
+                _number(same.get("share_of_step"), ".1f", scale=100),
+                _number(same.get("ratio_default"), ".1f"),
+                str(row["n"]),
+                row["device"],
+                row["commit"] or "-",
+            ]
+        )
+    header = "data|what|ms per batch|of the step, %|/ torchvision|repetitions|machine|commit"
+    return _table(header.split("|"), lines, right=(2, 3, 4))
+
+
 def muon(results: Path) -> str:
     """One line per implementation of Muon."""
     rows = read(results / "muon.jsonl")
@@ -173,6 +218,21 @@ def label_errors(results: Path) -> str:
         )
     header = "data|model and length|top-1, %|wrong|listed|of them wrong|precision|recall|n|machine|commit"
     return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6, 7))
+
+
+def memory(results: Path) -> str:
+    """One line per command on many files: its time, and what memory it held early, late and at most."""
+    rows = read(results / "memory.jsonl")
+    lines = []
+    for row in _newest(rows, "seconds"):
+        same = _of_same_run(rows, row)
+        held = [_number(same.get(f"{when}_bytes"), ",.0f", scale=1e-6) for when in ("early", "late", "peak")]
+        rate = _number(same.get("images_per_s"), ",.0f")
+        lines.append(
+            [row["model"], row["data"], _number(row, ",.1f"), rate, *held, row["device"], row["commit"] or "-"]
+        )
+    header = "command|data|s|images/s|memory early, MB|late, MB|at most, MB|machine|commit"
+    return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6))
 
 
 def imagenette(results: Path) -> str:
@@ -253,9 +313,12 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "train": train,
     "infer": infer,
     "curves": curves,
+    "data": data,
+    "data_memory": data_memory,
     "muon": muon,
     "ridge": ridge,
     "label_errors": label_errors,
+    "memory": memory,
     "imagenette": imagenette,
     "folder": folder,
     "layers": layers,

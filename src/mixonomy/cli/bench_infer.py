@@ -13,8 +13,8 @@ from mixonomy.cli.bench_train import chosen
 
 @dataclass(frozen=True)
 class BenchInfer:
-    """Measures inference, ours by `mixonomy.fast` and others', on random images: the same weights, and logits compared
-    with float64 before anything is timed."""
+    """Measures inference, ours by `mixonomy.fast(model)` and others', on random images: the same weights, and
+    logits compared with float64 before anything is timed."""
 
     model: str = "mixer-s/16"
     """A name, as `mixonomy list models` shows it, for random weights; or a run folder or a file of weights."""

@@ -4,7 +4,7 @@
 
 Published score: 76.44 % top-1 (paper, table 3); big_vision reports 76.3 % after 2 h 11 min on a TPU v3-128.
 Not run here.
-RandAugment is torchvision's, weaker at magnitude 15 than big_vision's (see data/transforms.py): a known difference.
+RandAugment has the operations and the scale of big_vision (data/randaugment.py).
 Source: MLP-Mixer paper, section 3 and table 4; big_vision configs/mlp_mixer_i1k.py for loss, head bias and
 the validation slice. Weight decay is big_vision's 1e-4 over the peak rate, since torch multiplies it by the rate.
 """
