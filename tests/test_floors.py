@@ -27,6 +27,7 @@ FLOORS = {
     "sweeping": 4.5,
     "recipes": 5, "report": 5,
     "bench": 5.5,  # measures what `mixonomy train` does, and may take a recipe's model for it
+    "transferring": 5.5,
     "studies": 6,
     "api": 7,
     "cli": 8,

@@ -195,7 +195,11 @@ def _choose(opened: data.Source, trained_on: TrainedOn | None, split: str | None
     if "train" not in opened.splits and (found := opened.splits.get(split or "test")):
         return found
     own = trained_on if is_own else None
-    plan = data.plan_splits(opened, own.val_share if own else 0.0, train_on_val=own is not None and own.with_val)
+    plan = (
+        data.plan_splits(opened, 0.0)
+        if own is None
+        else data.plan_splits(opened, own.val_share, train_on_val=own.with_val, train_images=own.train_images)
+    )
     if (images := {"train": plan.train, "val": plan.val, "test": plan.test}[split or "test"]) is None:
         raise ValueError(f"{opened.name} has no validation data here; use train or test.")
     return images

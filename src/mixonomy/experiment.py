@@ -129,7 +129,12 @@ def set_up(recipe: Recipe, runtime: Runtime, model: nn.Module | None = None) -> 
     devices.prepare(device)
     source = data.open_source(recipe.data.source, runtime.data_root)
     loss = _resolve_loss(recipe, source)
-    plan = data.plan_splits(source, recipe.data.val_share, train_on_val=recipe.data.train_on_val)
+    plan = data.plan_splits(
+        source,
+        recipe.data.val_share,
+        train_on_val=recipe.data.train_on_val,
+        train_images=recipe.data.train_images,
+    )
     num_classes, init, notes = len(source.class_names), None, source.notes
     torch.manual_seed(recipe.seed)
     name, arguments = type(model).__name__, {}

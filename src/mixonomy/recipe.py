@@ -132,6 +132,9 @@ class Data(Section):
     """digits, a known name (`mixonomy list data`), a .parquet file or the prefix of NAME_train.parquet."""
     val_share: Share = 0.1
     """Share of train held out for validation where the source has no validation split; 0 holds out nothing."""
+    train_images: Count | None = None
+    """Train on so many images only, those of `val_share` among them: of train and val together the ones whose hashed
+    names come first."""
     train_on_val: bool = False
     """Train on the validation images too, and let nothing choose: what is done once all choices are made."""
     eval_crop: EvalCrop = "resmall"
@@ -237,6 +240,24 @@ class Optim(Section):
         return self
 
 
+class Probe(Section):
+    """Few-shot accuracy on other data while training goes on, as in the paper's curves; changes no weights."""
+
+    source: str | None = None
+    """SOURCE of the other data; nothing is measured if not given."""
+    every: Length | None = None
+    """How often; at each evaluation if not given."""
+    shots: tuple[Count, ...] | None = None
+    """Images of each class; 1, 5, 10 and 25 if not given."""
+
+    @model_validator(mode="after")
+    def _source_is_given(self):
+        for field in ("every", "shots"):
+            if self.source is None and getattr(self, field) is not None:
+                raise ValueError(f"{field} has no effect without source, the data to measure on; give both")
+        return self
+
+
 class Recipe(Section):
     """One experiment."""
 
@@ -269,6 +290,7 @@ class Recipe(Section):
     """Share of a label's weight that is spread over all classes."""
     eval_every: Length = "1 epochs"
     """How often validation data is scored (and always at the end)."""
+    probe: Probe = Probe()
     early_stop: Length | None = None
     """Stop when validation data has not scored better for so long, such as "5 epochs"; never if not given."""
     keep: Literal["best", "last"] = "best"

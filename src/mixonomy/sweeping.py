@@ -32,6 +32,7 @@ NOT_SWEPT = {
     "early_stop": "all trials have the whole length, as the training on all images must",
     "data.source": "all trials need the same held-out images",
     "data.val_share": "all trials need the same held-out images",
+    "data.train_images": "all trials need the same held-out images",
     "data.train_on_val": "all trials need held-out images",
 }
 

@@ -21,9 +21,11 @@ from mixonomy.checkpoint import Checkpoints, Progress
 from mixonomy.durations import num_steps
 from mixonomy.experiment import Runtime, set_up
 from mixonomy.models import ModelInfo, TrainedOn, info_of, save_model, set_info
+from mixonomy.probing import probe
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe
 from mixonomy.tracking import Trackers
+from mixonomy.train_state import TrainState
 
 LOG_STEPS = 10
 FEW_IMAGES = 20_000  # of which a pre-trained start learns more; BiT's hyper-rule calls such data sets small
@@ -124,7 +126,13 @@ def _train(
             source.class_names,
             setup.loss,
             precision,
-            TrainedOn(recipe.data.source, recipe.data.val_share, facts["data"], recipe.data.train_on_val),
+            TrainedOn(
+                recipe.data.source,
+                recipe.data.val_share,
+                facts["data"],
+                recipe.data.train_on_val,
+                recipe.data.train_images,
+            ),
             thresholds=(0.5,) * num_classes if source.is_multilabel else (),
         ),
     )
@@ -135,6 +143,8 @@ def _train(
     patience = None if recipe.early_stop is None else num_steps(recipe.early_stop, **length)
     if warmup > total:
         raise ValueError(f"the warm-up of {warmup} steps is longer than the training of {total}; shorten it.")
+    other = None if recipe.probe.source is None else data.open_source(recipe.probe.source, runtime.data_root)
+    probe_every = every if recipe.probe.every is None else num_steps(recipe.probe.every, **length)
     freeze = 0 if recipe.freeze is None else num_steps(recipe.freeze, **length, total_steps=total)
     if freeze >= total:
         raise ValueError(f"freeze is {freeze} steps and the training {total}; shorten it, or give --tune head.")
@@ -189,8 +199,9 @@ def _train(
             progress = replace(progress, step=progress.step + 1, seen=progress.seen + recipe.batch_size)
             is_stop = stop.is_set()  # read once: what is said to be saved is saved
             is_eval = progress.step % every == 0 or progress.step == total
+            is_probe = other is not None and (progress.step % probe_every == 0 or progress.step == total)
             is_save = is_eval or is_stop or time.monotonic() - saved_at > 60 * runtime.checkpoint_minutes
-            if is_save or progress.step % LOG_STEPS == 0:
+            if is_save or is_probe or progress.step % LOG_STEPS == 0:
                 if losses:  # waits for the device, so the time is true
                     mean_loss = _mean_of_finite(losses, progress.step, folder)
                 progress = replace(progress, seconds=progress.seconds + max(time.monotonic() - clock, 1e-9))
@@ -215,6 +226,10 @@ def _train(
                         state.remember_best()
                     if is_better or recipe.keep == "last":
                         progress = replace(progress, best_score=new, best_step=progress.step)
+                if is_probe and other is not None:
+                    checkpoints.wait()
+                    scores = _probed(state, other, recipe, runtime, workers)
+                    trackers.write({"step": progress.step} | {f"probe/{name}": value for name, value in scores})
                 if is_save:
                     tensors = state.tensors()
                     _check_finite(tensors, progress.step, folder)
@@ -271,6 +286,15 @@ def _train(
     folder.finish(result)
     checkpoints.keep_newest()
     return result
+
+
+def _probed(
+    state: TrainState, other: data.Source, recipe: Recipe, runtime: Runtime, workers: int
+) -> Iterator[tuple[str, float]]:
+    """Few-shot scores of the weights that count, on other data."""
+    bad, shots = data.BadImages(recipe.data.on_bad_image), recipe.probe.shots
+    found = probe(state.averaged, other, shots=shots, device=runtime.device, workers=workers, bad=bad)
+    return found.scores()
 
 
 def _has_waited(progress: Progress, patience: int | None) -> bool:

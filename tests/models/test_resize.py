@@ -121,7 +121,7 @@ def test_interpolated_token_mlp_gives_equal_tokens_the_old_hidden_units_and_the_
         for block, other in zip(model.blocks, resized.blocks, strict=True):
             old, new = block.token_mixer, other.token_mixer
             tokens = equal.expand(-1, 6, -1), equal.expand(-1, new_grid[0] * new_grid[1], -1)
-            hidden = [mlp.fc1(x.transpose(1, 2)) for mlp, x in zip((old, new), tokens, strict=True)]
+            hidden = [mlp.fc1(x.transpose(0, 1).flatten(1)) for mlp, x in zip((old, new), tokens, strict=True)]
             torch.testing.assert_close(hidden[0], hidden[1], rtol=0, atol=1e-12)
             before, after = old(tokens[0]), new(tokens[1])
             torch.testing.assert_close(after, resampling((2, 3), new_grid) @ before, rtol=0, atol=1e-12)

@@ -3,13 +3,15 @@
 Axes: B images, S tokens, C channels.
 """
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from mixonomy.nn import MLP, Block, DropPath, PatchEmbed, TokenMLP, initialise
+from mixonomy.nn import MLP, Block, DropPath, PatchEmbed, TokenLinear, TokenMLP, initialise
 from mixonomy.nn.init import TRUNCATED_STD
 
 
@@ -38,6 +40,33 @@ def test_token_mlp_is_an_mlp_on_each_channels_column_of_tokens():
     torch.testing.assert_close(layer(x), columns, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("is_contiguous", [True, False])
+@pytest.mark.parametrize("layer", [TokenMLP(9, 5), TokenLinear(9), MLP(6, 12)], ids=lambda layer: type(layer).__name__)
+def test_layer_in_bf16_has_the_gradients_of_float64_to_bf16s_precision(layer, is_contiguous):
+    torch.manual_seed(0)
+    x = torch.randn(4, 9, 6) if is_contiguous else torch.randn(4, 6, 9).transpose(1, 2)
+    wanted = torch.randn(4, 9, 6)
+
+    def gradients(layer: nn.Module, x: torch.Tensor, *, is_bf16: bool = False) -> list[torch.Tensor]:
+        x = x.detach().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+            out = layer(x)
+        return list(torch.autograd.grad((out * wanted.to(x.dtype)).sum(), [x, *layer.parameters()]))
+
+    exact = gradients(copy.deepcopy(layer).double(), x.double())
+    for precision, tolerance in ((False, 1e-6), (True, 1e-2)):
+        for ours, reference in zip(gradients(layer, x, is_bf16=precision), exact, strict=True):
+            assert ours.dtype == torch.float32
+            assert (ours - reference).norm() <= tolerance * reference.norm()
+
+
+@pytest.mark.parametrize("layer", [TokenMLP(9, 5), TokenLinear(9)], ids=lambda layer: type(layer).__name__)
+def test_weight_gradient_of_a_token_mixer_is_one_product_not_one_for_each_image(layer):
+    with FlopCounterMode(display=False) as counter:
+        layer(torch.randn(4, 9, 6, requires_grad=True)).sum().backward()
+    assert {operator.__name__ for operator in counter.get_flop_counts()["Global"]} == {"addmm", "mm"}
+
+
 @pytest.mark.parametrize(
     ("layer", "mixes_locations", "mixes_channels"),
     [(TokenMLP(9, 5), True, False), (MLP(6, 12), False, True)],
@@ -61,6 +90,7 @@ def test_patch_embedding_is_one_linear_map_of_patches_in_raster_order():
     patches = [images[:, :, r : r + 4, c : c + 4].flatten(1) for r in (0, 4) for c in (0, 4, 8)]
     expected = torch.stack([p @ stem.proj.weight.flatten(1).T + stem.proj.bias for p in patches], dim=1)
     torch.testing.assert_close(stem(images), expected, rtol=0, atol=1e-12)
+    assert stem(images).is_contiguous(), "all residual sums take these strides"
 
 
 def test_block_is_two_normalised_branches_each_with_a_skip():

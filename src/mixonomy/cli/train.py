@@ -26,6 +26,7 @@ SHORT = {
     "--model": "--model.name",
     "--data": "--data.source",
     "--lr": "--optim.lr",
+    "--eval-probe": "--probe.source",
     "--crop": "--data.eval-crop",
     "--on-bad-image": "--data.on-bad-image",
     "--max-bad-share": "--data.max-bad-share",
@@ -44,7 +45,7 @@ class Train:
 
     Short forms: --model NAME (--model.name), --data SOURCE (--data.source), --lr (--optim.lr), --epochs N
     (--duration "N epochs"), --crop center|squash|pad (--data.eval-crop; center is resmall), --on-bad-image and
-    --max-bad-share (--data....). --image-size takes HEIGHTxWIDTH too.
+    --max-bad-share (--data....), --eval-probe SOURCE (--probe.source). --image-size takes HEIGHTxWIDTH too.
     """
 
     fields: Annotated[Recipe, arg(name="")]
@@ -75,7 +76,7 @@ class Train:
 def main(argv: list[str]) -> int:
     """Runs the command."""
     long = expand(argv)
-    asked = (value_of(long, flag) for flag in ("--recipe", "--data.source", "--data-root", "--init"))
+    asked = (value_of(long, flag) for flag in ("--recipe", "--data.source", "--data-root", "--init", "--model.name"))
     base = choose_recipe(*asked)
     for section, choice in CHOICES:
         value = value_of(long, f"--{section}.{choice.replace('_', '-')}")

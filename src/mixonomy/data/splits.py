@@ -38,7 +38,9 @@ class Plan:
         return f"{len(self.train):,} training, {val} and {len(self.test):,} test images"
 
 
-def plan_splits(source: Source, val_share: float, *, train_on_val: bool = False) -> Plan:
+def plan_splits(
+    source: Source, val_share: float, *, train_on_val: bool = False, train_images: int | None = None
+) -> Plan:
     """Decides the splits by the rule that test is scored once and never chooses.
 
     A source's own val split chooses if it has a test split too. A source whose only other split is val
@@ -48,8 +50,9 @@ def plan_splits(source: Source, val_share: float, *, train_on_val: bool = False)
     Args:
       val_share: share of train to hold out where no val split can choose; 0 holds out nothing.
       train_on_val: whether what would choose joins the training images, so that nothing chooses.
+      train_images: take so many of train and val together, those held out among them; val as such is no more.
     Raises:
-      ValueError: if there is no train split, or it is too small to hold out anything.
+      ValueError: if there is no train split, or it has too few images, or it is too small to hold out anything.
     """
     if "train" not in source.splits:
         raise ValueError(f"{source.name} has no train split, only {', '.join(source.splits)}; training needs one.")
@@ -61,6 +64,8 @@ def plan_splits(source: Source, val_share: float, *, train_on_val: bool = False)
     else:
         train, test = hold_out(train, TEST_SHARE)
         test_name = f"a tenth of {source.name}"
+    if train_images is not None:
+        train, val = _first(train if val is None else joined_splits(train, val), train_images, source.name), None
     if train_on_val:
         return Plan(train if val is None else joined_splits(train, val), None, test, test_name)
     if val is None and val_share > 0:
@@ -72,6 +77,14 @@ def joined_splits(first: Split, second: Split) -> Split:
     """The samples of both, without copying images."""
     names = PackedStrings([*first.names, *second.names])
     return Split(Chained(first.images, second.images), np.concatenate([first.labels, second.labels]), names)
+
+
+def _first(split: Split, count: int, source: str) -> Split:
+    """The images whose hashed names come first."""
+    if count > len(split):
+        raise ValueError(f"train_images is {count:,} and {source} has {len(split):,} to train on; give fewer.")
+    ranks = np.array([_rank(f"first/{name}") for name in split.names], dtype=np.uint64)
+    return split.pick(np.sort(np.argsort(ranks, kind="stable")[:count]))
 
 
 def hold_out(split: Split, share: float) -> tuple[Split, Split]:

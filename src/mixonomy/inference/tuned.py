@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from mixonomy import devices
+from mixonomy.choices import PrecisionOrAuto
 from mixonomy.inference import paths
 
 CACHE = Path.home() / ".cache/mixonomy/fast.json"

@@ -17,6 +17,7 @@ class TrainedOn:
       source: the SOURCE string.
       val_share: share of train that was held out.
       with_val: whether it was trained on the validation images too.
+      train_images: how many images it was limited to, if it was.
       digest: of names and labels, see `mixonomy.data.Source.digest`.
     """
 
@@ -24,6 +25,7 @@ class TrainedOn:
     val_share: float
     digest: str
     with_val: bool = False
+    train_images: int | None = None
 
 
 @dataclass(frozen=True)

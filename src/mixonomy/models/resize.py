@@ -161,7 +161,7 @@ def _replace_linear(mlp: TokenMLP, name: str, weight: Tensor, bias: Tensor) -> N
     """A linear layer of other sizes in the place of one, trainable or not as that one is."""
     old: nn.Linear = getattr(mlp, name)
     with torch.device("meta"):
-        new = nn.Linear(weight.shape[1], weight.shape[0])
+        new = type(old)(weight.shape[1], weight.shape[0])
     new.weight = nn.Parameter(weight.detach().clone(), requires_grad=old.weight.requires_grad)
     new.bias = nn.Parameter(bias.detach().clone(), requires_grad=old.bias.requires_grad)
     setattr(mlp, name, new.train(old.training))

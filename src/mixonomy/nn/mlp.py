@@ -3,11 +3,24 @@
 Axes: B images, S tokens, C channels.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 Gelu = Literal["tanh", "erf"]
+
+
+class ColumnLinear(nn.Linear):
+    """nn.Linear for columns: W x + b for x [in, ...], where nn.Linear computes x W^T + b for [..., in].
+
+    With the tokens first, all channels of all images are one matrix of columns: no batched product and no transpose
+    whose rows are shorter than C, neither forward nor backward (`benchmarks/train.py`).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[in_features, N] -> [out_features, N], float."""
+        return torch.addmm(self.bias[:, None], self.weight, x)
 
 
 class MLP(nn.Module):
@@ -21,11 +34,13 @@ class MLP(nn.Module):
     Source: MLP-Mixer paper, equation 1; vision_transformer vit_jax/models_mixer.py (MlpBlock).
     """
 
+    LINEAR: ClassVar[type[nn.Linear]] = nn.Linear
+
     def __init__(self, dim: int, hidden_dim: int, *, gelu: Gelu = "tanh", dropout: float = 0.0):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc1 = self.LINEAR(dim, hidden_dim)
         self.act = nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = self.LINEAR(hidden_dim, dim)
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,15 +56,17 @@ class TokenMLP(MLP):
       tokens_mlp_dim: D_S, width between the two linear layers.
     """
 
+    LINEAR = ColumnLinear
+
     def __init__(self, num_tokens: int, tokens_mlp_dim: int, *, gelu: Gelu = "tanh", dropout: float = 0.0):
         super().__init__(num_tokens, tokens_mlp_dim, gelu=gelu, dropout=dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, C] -> [B, S, C], float."""
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)  # [B, S, C] -> [B, C, S] and back
+        return from_columns(super().forward(to_columns(x)), x)
 
 
-class TokenLinear(nn.Linear):
+class TokenLinear(ColumnLinear):
     """Mixes the tokens of each channel with one linear map that all channels share.
 
     Args:
@@ -62,4 +79,14 @@ class TokenLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, S, C] -> [B, S, C], float."""
-        return super().forward(x.transpose(1, 2)).transpose(1, 2)  # [B, S, C] -> [B, C, S] and back
+        return from_columns(super().forward(to_columns(x)), x)
+
+
+def to_columns(x: Tensor) -> Tensor:
+    """[B, S, C] -> [S, B * C]: the columns of all images, side by side."""
+    return x.transpose(0, 1).flatten(1)
+
+
+def from_columns(columns: Tensor, like: Tensor) -> Tensor:
+    """[S, B * C] -> [B, S, C] for `like` [B, ?, C]."""
+    return columns.unflatten(1, (like.shape[0], like.shape[2])).transpose(0, 1)

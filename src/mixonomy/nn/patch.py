@@ -22,4 +22,6 @@ class PatchEmbed(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, in_channels, H, W] -> [B, S, C], float."""
-        return self.proj(images).flatten(2).transpose(1, 2)  # [B, C, H/P, W/P] -> [B, C, S] -> [B, S, C]
+        tokens = self.proj(images).flatten(2).transpose(1, 2)  # [B, C, H/P, W/P] -> [B, C, S] -> [B, S, C]
+        # All residual sums after this take its strides; with S last each would be a transpose.
+        return tokens.contiguous()

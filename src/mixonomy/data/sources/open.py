@@ -4,7 +4,7 @@ import difflib
 import os
 from pathlib import Path
 
-from mixonomy.data.sources import csv_file, folder, hub, known, parquet
+from mixonomy.data.sources import csv_file, folder, hub, known, lists, parquet
 from mixonomy.data.sources.base import Source
 from mixonomy.data.sources.files import is_hidden
 
@@ -15,8 +15,9 @@ def open_source(text: str, root: str | Path | None = None) -> Source:
     """Opens the data set that a SOURCE string names.
 
     Args:
-      text: "digits"; a known name; a folder of class folders; a .csv or .tsv of paths and labels; a .parquet file, or
-        the prefix of NAME_train.parquet and its siblings; or "hf:OWNER/NAME" of the Hugging Face hub.
+      text: "digits"; a known name; a folder of class folders, or with VTAB's train800.txt, val200.txt and test.txt; a
+        .csv or .tsv of paths and labels; a .parquet file, or the prefix of NAME_train.parquet and its siblings; or
+        "hf:OWNER/NAME" of the Hugging Face hub.
       root: folder of the known names; $MIXONOMY_DATA, else ~/.cache/mixonomy/data, if not given.
     Raises:
       ValueError: if nothing is found there, or a file is not what it should be; says what is allowed.
@@ -24,11 +25,12 @@ def open_source(text: str, root: str | Path | None = None) -> Source:
     if text == "digits":
         return parquet.open_prefix(DIGITS, "digits")
     if text in known.KNOWN:
-        where = Path(root or os.environ.get("MIXONOMY_DATA") or Path.home() / ".cache/mixonomy/data").expanduser()
-        return known.open_known(text, where)
+        return known.open_known(text, data_root(root))
     if text.startswith("hf:"):
         return hub.open_hub(text)
     path = Path(text).expanduser()
+    if text and lists.has_lists(path):
+        return lists.open_lists(path)
     if text and path.is_dir():
         return folder.open_folder(path)
     if path.suffix.lower() in csv_file.DELIMITERS:
@@ -63,6 +65,9 @@ def _nearest(text: str, path: Path) -> str:
         names += [given + entry.name for entry in entries if entry.name.lower().endswith(files) or entry.is_dir()]
     near = difflib.get_close_matches(text, names, n=1)
     return f"did you mean {near[0]!r}? Else " if near else ""
+def data_root(root: str | Path | None = None) -> Path:
+    """The folder of the known names: as given, else $MIXONOMY_DATA, else ~/.cache/mixonomy/data."""
+    return Path(root or os.environ.get("MIXONOMY_DATA") or Path.home() / ".cache/mixonomy/data").expanduser()
 
 
 def known_sources() -> list[tuple[str, str]]:
