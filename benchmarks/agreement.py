@@ -12,18 +12,18 @@ import copy
 import torch
 
 from mixonomy import devices
-from step import CASES, batch, build
+from mixonomy.bench.train import Case, batch, build
+from train import CASES, TINY
 
 # Largest allowed difference, as a share of the logits' norm: unit roundoff (fp32: TF32's 2^-11, bf16: 2^-8) times 8.
 TOLERANCES: dict[devices.Precision, float] = {"fp32": 8 * 2.0**-11, "bf16": 8 * 2.0**-8}
 
 
 @torch.inference_mode()
-def differences(name: str, device: torch.device) -> dict[devices.Precision, float]:
+def differences(case: Case, device: torch.device) -> dict[devices.Precision, float]:
     """Norm of the difference over the norm of the float64 logits, by precision."""
-    model = build(name, "ours").eval()
-    images, _ = batch(name, torch.device("cpu"))
-    images = images[:8]
+    model = build(case).eval()
+    images = batch(case, torch.device("cpu"))[0][:8] / 127.5 - 1.0
     exact = copy.deepcopy(model).double()(images.double())
     model, found = model.to(device), {}
     for precision in TOLERANCES:
@@ -42,8 +42,8 @@ def main() -> int:
     device = devices.resolve_device(options.device)
     devices.prepare(device)
     worst = 0.0
-    for name in ("tiny",) if options.quick else CASES:
-        for precision, found in differences(name, device).items():
+    for name, case in {"tiny": TINY}.items() if options.quick else CASES.items():
+        for precision, found in differences(case, device).items():
             print(
                 f"{name}, {precision} on {device}: differs from float64 by {found:.1e} of {TOLERANCES[precision]:.1e}"
             )

@@ -26,6 +26,8 @@ esac
 
 "$python" benchmarks/agreement.py --device "$device" ${quick[@]+"${quick[@]}"}
 "$python" benchmarks/train.py --device "$device" --results "$results/train.jsonl" ${quick[@]+"${quick[@]}"}
+"$python" benchmarks/infer.py --device "$device" --results "$results/infer.jsonl" ${quick[@]+"${quick[@]}"}
+"$python" benchmarks/curves.py --device "$device" --results "$results/curves.jsonl" ${quick[@]+"${quick[@]}"}
 if [ "$muon_steps" -gt 0 ]; then # emulated bfloat16 makes torch's Muon take seconds on a CPU
   "$python" benchmarks/muon.py --device "$device" --steps "$muon_steps" --results "$results/muon.jsonl"
 fi

@@ -4,11 +4,27 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median, quantiles
 from typing import Any
+
+from mixonomy.bench.limits import Limits
+from mixonomy.bench.turns import middle
+
+__all__ = [
+    "RESULTS",
+    "Origin",
+    "Row",
+    "append",
+    "check",
+    "limit_rows",
+    "make_row",
+    "middle",
+    "number_rows",
+    "origin",
+    "read",
+]
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 KEYS = (
@@ -27,6 +43,19 @@ KEYS = (
     "date",
 )
 OPTIONAL = ("note", "source")  # source: of a number that others published
+
+# Keys of the numbers of one setting of `mixonomy bench` that become rows -> unit.
+UNITS = {
+    "images_per_s": "images/s",
+    "ratio_default": "ratio",
+    "ratio_best": "ratio",
+    "ratio_best_peer": "ratio",
+    "peak_memory_bytes": "bytes",
+    "share_of_limit": "share",
+    "first_s": "s",
+    "difference": "share",
+    "top1_agreement": "share",
+}
 
 Row = dict[str, Any]
 
@@ -141,9 +170,68 @@ def read(path: str | Path) -> list[Row]:
     return rows
 
 
-def middle(values: Sequence[float]) -> tuple[float, float | None]:
-    """(median, half the interquartile range); no range for a single value."""
-    if len(values) < 2:
-        return values[0], None
-    low, _, high = quantiles(values, n=4, method="inclusive")
-    return median(values), (high - low) / 2
+def number_rows(where: Origin, numbers: Mapping[str, Any], *, study: str, model: str, data: str) -> list[Row]:
+    """The rows of one setting of `mixonomy bench`.
+
+    Args:
+      numbers: by the keys of `mixonomy.bench.turns.summary`; where there was no turn its note says why, else the note
+        of images_per_s says what computed.
+    """
+    if numbers["images_per_s"] is None:
+        note = numbers["note"]
+        return [
+            make_row(
+                where,
+                study=study,
+                model=model,
+                data=data,
+                metric="images_per_s",
+                value=None,
+                unit="images/s",
+                n=0,
+                note=note,
+            )
+        ]
+    rows = []
+    for metric, unit in UNITS.items():
+        value, note = numbers.get(metric), numbers.get("note")
+        if metric not in numbers:
+            continue
+        if metric == "images_per_s":
+            note = "; ".join(filter(None, (f"{numbers['precision']}, {numbers['backend']}", note)))
+        note = note or ("not measured" if value is None else None)
+        spread, n = numbers.get(f"{metric}_spread"), numbers["repetitions"]
+        rows.append(
+            make_row(
+                where,
+                study=study,
+                model=model,
+                data=data,
+                metric=metric,
+                value=value,
+                unit=unit,
+                spread=spread,
+                n=n,
+                note=note,
+            )
+        )
+    return rows
+
+
+def limit_rows(where: Origin, limits: Limits, *, study: str, data: str) -> list[Row]:
+    """The rows of what the machine can do, measured with the others of `data`."""
+    found = {f"matrix product, {name}": ("gemm_flops_per_s", rate, "FLOP/s") for name, rate in limits.gemm.items()}
+    found["copy of a large tensor"] = ("bytes_per_s", limits.bytes_per_s, "bytes/s")
+    return [
+        make_row(
+            where,
+            study=study,
+            model=model,
+            data=data,
+            metric=metric,
+            value=value,
+            unit=unit,
+            note=None if value else "torch has none here",
+        )
+        for model, (metric, value, unit) in found.items()
+    ]

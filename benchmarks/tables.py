@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from figures import taxonomy_figure
+from figures import curves_figure, newest_curves, taxonomy_figure
 from rows import RESULTS, Row, read
 from taxonomy import ARCHITECTURES, ROLES, TaxonomyRow, newest_of
 
@@ -76,6 +76,98 @@ def train(results: Path) -> str:
     return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6))
 
 
+def infer(results: Path) -> str:
+    """One line per model, batch size and setting: throughput, ratios, share of the limit, agreement with float64."""
+    rows = read(results / "infer.jsonl")
+    lines = []
+    for row in _newest(rows, "images_per_s"):
+        same = _of_same_run(rows, row)
+        lines.append(
+            [
+                row["model"],
+                row["data"],
+                _number(row, ",.1f", with_spread=True),
+                *(_number(same.get(f"ratio_{other}"), ".2f") for other in ("default", "best", "best_peer")),
+                _number(same.get("share_of_limit"), ".0f", scale=100),
+                _number(same.get("peak_memory_bytes"), ",.0f", scale=1e-6),
+                _number(same.get("first_s"), ".2f"),
+                _number(same.get("difference"), ".0e"),
+                _number(same.get("top1_agreement"), ".1f", scale=100),
+                f"{row['n']} ({row.get('note') or '-'})",
+                row["device"],
+                row["commit"] or "-",
+            ]
+        )
+    header = (
+        "model|data|images/s|/ timm fp32|/ timm's best|/ best peer|of the limit, %|peak memory, MB|first call, s"
+        "|differs|same top-1, %|calls|machine|commit"
+    )
+    return _table(header.split("|"), lines, right=range(2, 11))
+
+
+def curves(results: Path) -> str:
+    """One line per point of the curves of cost."""
+    rows = newest_curves(read(results / "curves.jsonl"))
+    by_point: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        by_point.setdefault((row["model"], row["data"]), {})[row["metric"]] = row
+    lines = []
+    for (model, place), found in by_point.items():
+        sweep, name = model.split(": ")
+        times = [_number(found.get(metric), ",.1f", scale=1e3, with_spread=True) for metric in ("forward_s", "step_s")]
+        memory = [_number(found.get(metric), ",.0f", scale=1e-6) for metric in ("forward_bytes", "step_bytes")]
+        flops = _number(found.get("flops"), ",.2f", scale=1e-9)
+        about = found["forward_s"]
+        lines.append([f"{sweep} {place}", name, flops, *times, *memory, about["device"], about["commit"] or "-"])
+    header = "what|model|GFLOP per image|forward, ms|step, ms|forward, MB|step, MB|machine|commit"
+    return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6))
+
+
+def data(results: Path) -> str:
+    """One line per library, number of workers and augmentation: throughput, share of the limit, ratios."""
+    rows = read(results / "data.jsonl")
+    lines = []
+    for row in _newest(rows, "images_per_s"):
+        same = _of_same_run(rows, row)
+        lines.append(
+            [
+                row["data"],
+                row["model"],
+                _number(row, ",.0f", with_spread=True),
+                _number(same.get("share_of_limit"), ".0f", scale=100),
+                _number(same.get("ratio_default"), ".2f", with_spread=True),
+                _number(same.get("ratio_best"), ".2f", with_spread=True),
+                f"{row['n']}" + (f" ({row['note']})" if row.get("note") else ""),
+                row["device"],
+                row["commit"] or "-",
+            ]
+        )
+    header = "data|pipeline|images/s|of the limit, %|/ torchvision|/ best peer|repetitions|machine|commit"
+    return _table(header.split("|"), lines, right=(2, 3, 4, 5))
+
+
+def data_memory(results: Path) -> str:
+    """One line per way to make a batch in memory, and one for the training step."""
+    rows = read(results / "data.jsonl")
+    lines = []
+    for row in _newest(rows, "batch_s"):
+        same = _of_same_run(rows, row)
+        lines.append(
+            [
+                row["data"],
+                row["model"],
+                _number(row, ",.2f", scale=1e3, with_spread=True),
+                _number(same.get("share_of_step"), ".1f", scale=100),
+                _number(same.get("ratio_default"), ".1f"),
+                str(row["n"]),
+                row["device"],
+                row["commit"] or "-",
+            ]
+        )
+    header = "data|what|ms per batch|of the step, %|/ torchvision|repetitions|machine|commit"
+    return _table(header.split("|"), lines, right=(2, 3, 4))
+
+
 def muon(results: Path) -> str:
     """One line per implementation of Muon."""
     rows = read(results / "muon.jsonl")
@@ -126,6 +218,21 @@ def label_errors(results: Path) -> str:
         )
     header = "data|model and length|top-1, %|wrong|listed|of them wrong|precision|recall|n|machine|commit"
     return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6, 7))
+
+
+def memory(results: Path) -> str:
+    """One line per command on many files: its time, and what memory it held early, late and at most."""
+    rows = read(results / "memory.jsonl")
+    lines = []
+    for row in _newest(rows, "seconds"):
+        same = _of_same_run(rows, row)
+        held = [_number(same.get(f"{when}_bytes"), ",.0f", scale=1e-6) for when in ("early", "late", "peak")]
+        rate = _number(same.get("images_per_s"), ",.0f")
+        lines.append(
+            [row["model"], row["data"], _number(row, ",.1f"), rate, *held, row["device"], row["commit"] or "-"]
+        )
+    header = "command|data|s|images/s|memory early, MB|late, MB|at most, MB|machine|commit"
+    return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6))
 
 
 def imagenette(results: Path) -> str:
@@ -204,15 +311,23 @@ def _totals(rows: Sequence[TaxonomyRow]) -> dict[str, float]:
 TABLES: dict[str, Callable[[Path], str]] = {
     "recipes": recipes,
     "train": train,
+    "infer": infer,
+    "curves": curves,
+    "data": data,
+    "data_memory": data_memory,
     "muon": muon,
     "ridge": ridge,
     "label_errors": label_errors,
+    "memory": memory,
     "imagenette": imagenette,
     "folder": folder,
     "layers": layers,
     "taxonomy": taxonomy,
 }
-FIGURES: dict[str, Callable[[Path], str]] = {"docs/taxonomy.svg": taxonomy_figure}
+FIGURES: dict[str, Callable[[Path], str]] = {
+    "docs/taxonomy.svg": taxonomy_figure,
+    "docs/curves.svg": curves_figure,
+}
 
 
 def rewritten(text: str, results: Path) -> str:

@@ -10,9 +10,10 @@ import mixonomy
 
 ROOT = Path(mixonomy.__file__).parent
 FLOORS = {
-    "nn": 0, "durations": 0, "preprocessing": 0, "devices": 0, "progress": 0,
+    "choices": -1, "nn": 0, "durations": 0, "preprocessing": 0, "devices": 0, "progress": 0,
     "recipe": 0.5,
     "models": 1, "data": 1, "optim": 1,
+    "inference": 1.5,
     "runs": 2, "checkpoint": 2, "tracking": 2,
     "loading": 2.5, "model_card": 2.5,
     "publishing": 2.6,
@@ -23,7 +24,10 @@ FLOORS = {
     "probing": 3.6,
     "training": 4,
     "lr_range": 4,  # another use of the training step
+    "sweeping": 4.5,
     "recipes": 5, "report": 5,
+    "bench": 5.5,  # measures what `mixonomy train` does, and may take a recipe's model for it
+    "transferring": 5.5,
     "studies": 6,
     "api": 7,
     "cli": 8,

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import mixonomy as mx
+from mixonomy import predicting
 from mixonomy.models import info_of, set_info
 from mixonomy.predicting import MAX_BATCH, predict
 
@@ -54,6 +55,23 @@ def test_order_and_numbers_do_not_depend_on_threads_and_batches(tmp_path, worker
             assert [name for name, _ in answer.classes] == [name for name, _ in alone.classes]
             np.testing.assert_allclose([p for _, p in answer.classes], [p for _, p in alone.classes], rtol=1e-5)
             assert answer.predicted == answer.classes[:1]
+
+
+def test_many_images_take_the_fast_path_and_get_the_same_answers(tmp_path, monkeypatch):
+    made = []
+
+    def remembered(*args, **kwargs):
+        made.append(mx.fast(*args, **kwargs, cache=tmp_path / "fast.json"))
+        return made[-1]
+
+    monkeypatch.setattr(predicting, "fast", remembered)
+    images = [picture(i) for i in range(predicting.MANY)]
+    model = classifier()
+    few, many = list(predict(model, images[:20])), list(predict(model, images))
+    assert len(many) == predicting.MANY and len(made) == 1 and made[0].tried
+    for a, b in zip(few, many, strict=False):
+        assert a.predicted[0][0] == b.predicted[0][0]
+        assert b.predicted[0][1] == pytest.approx(a.predicted[0][1], abs=1e-4)
 
 
 def test_arrays_and_open_images_are_what_their_files_are(tmp_path):

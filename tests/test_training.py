@@ -15,9 +15,9 @@ from mixonomy import train_state, training
 from mixonomy.api import evaluate, load
 from mixonomy.evals import Classification
 from mixonomy.experiment import Runtime
-from mixonomy.models import read_safetensors
+from mixonomy.models import create, read_safetensors, save_model
 from mixonomy.recipe import Recipe, changed
-from mixonomy.recipes import load_recipe, recipe_names
+from mixonomy.recipes import choose_recipe, load_recipe, recipe_names
 from mixonomy.runs import RunFolder, read_metrics
 from mixonomy.training import train
 from training_runs import DIGITS, TenLines, assert_same_weights, jpeg, killed_at, tiny, weights
@@ -159,30 +159,71 @@ def tiny_rgb(tmp_path_factory) -> Path:
 def test_every_recipe_takes_two_steps_in_a_shrunken_form(name, tiny_rgb, tmp_path):
     recipe = load_recipe(name)
     assert recipe.name == name
-    patch = 4
+    sizes = {"patch_size": 4, "hidden_dim": 8, "num_blocks": 2, "tokens_mlp_dim": 4, "channels_mlp_dim": 8}
+    if recipe.init is not None:
+        save_model(create("mixer", num_classes=5, image_size=16, **sizes), tmp_path / "weights.safetensors")
+        recipe, sizes = changed(recipe, init=str(tmp_path / "weights.safetensors")), {}
     small = changed(
         recipe,
         data={"source": str(tiny_rgb)},
-        model={"patch_size": patch, "hidden_dim": 8, "num_blocks": 2, "tokens_mlp_dim": 4, "channels_mlp_dim": 8},
+        model=sizes,
         image_size=16,
         batch_size=4,
         duration="2 steps",
         eval_every="1 steps",
         optim={"warmup": "1 steps"},
     )
-    result = train(small, tmp_path, runtime=Runtime(workers=0))
+    result = train(small, tmp_path / "run", runtime=Runtime(workers=0))
     assert result["n"] == 9 and result["steps"] == 2
-    assert all(np.isfinite(row["loss"]) for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row)
+    assert all(np.isfinite(row["loss"]) for row in read_metrics(tmp_path / "run/metrics.jsonl") if "loss" in row)
 
 
-@pytest.mark.parametrize("name", ["imagenet1k_b16", "imagenet1k_l16"])
-def test_imagenet_recipes_are_the_paper_s_table_4(name):
-    recipe = load_recipe(name)
-    assert (recipe.batch_size, recipe.duration, recipe.optim.warmup) == (4096, "300 epochs", "10000 steps")
-    assert (recipe.optim.lr, recipe.optim.weight_decay, recipe.optim.clip) == (1e-3, 0.1, 1.0)
-    augment = recipe.augment
-    assert (augment.randaugment_layers, augment.randaugment_magnitude, augment.mixup) == (2, 15, 0.5)
-    assert (recipe.model.dropout, recipe.model.drop_path, recipe.image_size) == (0.0, 0.1, 224)
+def test_probe_writes_few_shot_scores_as_training_goes_on_and_changes_no_weight(tiny_rgb, tmp_path):
+    plain = changed(tiny(), data={"source": str(tiny_rgb)}, image_size=8, batch_size=4)
+    probed = changed(plain, probe={"source": str(tiny_rgb), "every": "4 steps", "shots": (1, 2)})
+    for name, recipe in (("plain", plain), ("probed", probed)):
+        train(recipe, tmp_path / name, runtime=Runtime(workers=0))
+    assert_same_weights(tmp_path / "plain", tmp_path / "probed")
+    rows = [row for row in read_metrics(tmp_path / "probed/metrics.jsonl") if "probe/n" in row]
+    assert [row["step"] for row in rows] == [4, 8, 10]
+    assert all(0 <= row["probe/ridge_2shot"] <= 1 and row["probe/n"] == 9 for row in rows)
+    assert "probe/ridge_1shot_std" in rows[0]
+    with pytest.raises(ValueError, match="shots has no effect without source"):
+        changed(plain, probe={"shots": (1,)})
+
+
+# Epochs, rate, decay, RandAugment layers and magnitude, mixup, stochastic depth.
+TABLE_4 = {
+    ("imagenet1k", "mixer-b/16"): (300, 1e-3, 0.1, 2, 15, 0.5, 0.1),
+    ("imagenet1k", "mixer-l/16"): (300, 1e-3, 0.1, 2, 15, 0.5, 0.1),
+    ("imagenet21k", "mixer-b/16"): (300, 1e-3, 0.1, 2, 10, 0.2, 0.1),
+    ("imagenet21k", "mixer-l/16"): (300, 1e-3, 0.1, 2, 20, 0.5, 0.1),
+    ("jft", "mixer-s/32"): (5, 3e-3, 0.03, 0, None, 0.0, 0.0),
+    ("jft", "mixer-b/32"): (7, 3e-3, 0.03, 0, None, 0.0, 0.0),
+    ("jft", "mixer-l/16"): (14, 1e-3, 0.03, 0, None, 0.0, 0.0),
+    ("jft", "mixer-h/14"): (14, 1e-3, 0.03, 0, None, 0.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("row", TABLE_4, ids=" ".join)
+def test_pre_training_recipes_are_the_paper_s_table_4(row):
+    data, model = row
+    chosen = choose_recipe(data, None, model=model)
+    recipe = changed(chosen, model={"name": model})  # what the command line does with --model
+    optim, augment = recipe.optim, recipe.augment
+    found = (optim.lr, optim.weight_decay, augment.randaugment_layers, augment.randaugment_magnitude, augment.mixup)
+    assert (recipe.duration, *found, recipe.model.drop_path) == (f"{TABLE_4[row][0]} epochs", *TABLE_4[row][1:])
+    assert (recipe.batch_size, optim.warmup, optim.clip) == (4096, "10000 steps", 1.0)
+    assert (optim.name, optim.beta1, optim.beta2, optim.schedule) == ("adamw", 0.9, 0.999, "linear")
+    assert (recipe.model.name, recipe.model.dropout, recipe.image_size) == (model, 0.0, 224)
+    assert recipe.loss == "sigmoid" and (data == "jft") == (chosen.model.head_bias == 0.0)
+
+
+def test_sizes_that_the_table_lacks_take_the_row_of_their_neighbour():
+    assert choose_recipe("imagenet21k", None, model="mixer-h/14").augment.mixup == 0.5
+    assert choose_recipe("imagenet21k", None, model="mixer-s/16").augment.mixup == 0.2
+    assert choose_recipe("imagenet21k", None).model.name == "mixer-b/16"
+    assert choose_recipe("jft", None, model="vit-l/16").duration == "14 epochs"
 
 
 @pytest.mark.very_slow

@@ -17,6 +17,7 @@ _WHERE = {
     "save_pretrained": "mixonomy.publishing",
     "push_to_hub": "mixonomy.publishing",
     "train": "mixonomy.api",
+    "fast": "mixonomy.inference",
     "find_lr": "mixonomy.api",
     "evaluate": "mixonomy.api",
     "predict": "mixonomy.api",
@@ -33,6 +34,7 @@ __all__ = [
     "RidgeProbe",
     "create",
     "evaluate",
+    "fast",
     "find_lr",
     "list_models",
     "load",
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from mixonomy.api import evaluate, find_lr, predict, probe, save, train
     from mixonomy.data import open_source
     from mixonomy.evals import RidgeProbe
+    from mixonomy.inference import fast
     from mixonomy.loading import load
     from mixonomy.models import create, list_models, permuted, resize
     from mixonomy.nn import mixing_pattern

@@ -3,11 +3,12 @@
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from mixonomy import data, predicting, probing, runs
+from mixonomy.choices import BadImagePolicy
 from mixonomy.evals import Classification, MultiLabel, Real, imagenet_classes, map_classes, read_real, score
 from mixonomy.experiment import Runtime
 from mixonomy.loading import load
@@ -19,6 +20,8 @@ from mixonomy.probing import Probing
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe
 from mixonomy.report import write_lr_page, write_report
+from mixonomy.sweeping import Grid
+from mixonomy.sweeping import sweep as run_sweep
 from mixonomy.training import train as run_training
 
 __all__ = ["Prediction", "Probing", "Run", "evaluate", "find_lr", "load", "predict", "probe", "save", "train"]
@@ -42,6 +45,7 @@ def train(
     out: str | Path | None = None,
     *,
     model: nn.Module | None = None,
+    sweep: Grid | None = None,
     runtime: Runtime | None = None,
     console: Console | None = None,
     command: str = "mixonomy.train",
@@ -52,15 +56,20 @@ def train(
       recipe: the experiment, such as `mixonomy.recipes.load_recipe("digits")`.
       out: the run folder; runs/NAME-HASH of the recipe if not given.
       model: a module of one's own, images float [B, c, H, W] -> logits [B, K], trained in place of the recipe's.
+      sweep: fields of the recipe with the values to try on held-out images, such as {"optim.lr": (0.003, 0.01)}; then
+        one training with the best on all but the test images, see `mixonomy.sweeping`.
       runtime: device, workers, data root: what changes no numbers.
       console: where to say how it goes; silent if not given.
     Raises:
       ValueError: for a recipe that does not fit the data or the folder, and for a loss that is not finite.
       Interrupted: after Ctrl-C, once everything is saved.
     """
-    out = Path(out) if out is not None else default_out(recipe)
+    out = Path(out) if out is not None else default_out(recipe, sweep)
     runtime, console = runtime or Runtime(), console or Console(quiet=True)
-    result = run_training(recipe, out, model=model, runtime=runtime, console=console, command=command)
+    if sweep is None:
+        result = run_training(recipe, out, model=model, runtime=runtime, console=console, command=command)
+    else:
+        result = run_sweep(recipe, sweep, out, model=model, runtime=runtime, console=console, command=command)
     folder = runs.RunFolder(out)
     if not folder.report.exists():
         write_report(folder, data_root=runtime.data_root)
@@ -102,9 +111,10 @@ def lr_page(out: str | Path) -> Path:
     return path.with_name(f"{path.name}.find-lr.html")
 
 
-def default_out(recipe: Recipe) -> Path:
-    """runs/NAME-HASH: the same recipe always gets the same folder, another recipe another one."""
-    return Path("runs") / f"{recipe.name}-{runs.recipe_hash(recipe)}"
+def default_out(recipe: Recipe, sweep: Grid | None = None) -> Path:
+    """runs/NAME-HASH: the same recipe always gets the same folder, another recipe or sweep another one."""
+    name = f"{recipe.name}-{runs.recipe_hash(recipe)}"
+    return Path("runs") / (name if sweep is None else f"{name}-sweep-{runs.text_hash(repr(dict(sweep)))}")
 
 
 def save(model: nn.Module, path: str | Path) -> None:
@@ -117,7 +127,7 @@ def evaluate(
     source: str | None = None,
     *,
     split: str | None = None,
-    on_bad_image: Literal["error", "skip"] = "error",
+    on_bad_image: BadImagePolicy = "error",
     real: str | Path | None = None,
     runtime: Runtime | None = None,
 ) -> Classification | MultiLabel:
@@ -140,6 +150,7 @@ def evaluate(
     runtime = runtime or Runtime()
     if split not in (None, *data.SPLITS):
         raise ValueError(f"unknown split {split!r}; use train, val or test.")
+    real_labels = read_real(real) if real is not None else None
     if not isinstance(model, nn.Module):
         model = load(model)
     info = info_of(model)
@@ -165,11 +176,11 @@ def evaluate(
                          f"{kinds[info.is_multilabel]}; give data of the model's kind.")  # fmt: skip
     num_classes = len(info.class_names) or len(opened.class_names)
     into = MultiLabel(num_classes, info.thresholds) if images.is_multilabel else Classification(num_classes)
-    if real is not None:
+    if real_labels is not None:
         if isinstance(into, MultiLabel):
             raise ValueError(f"{opened.name} has images with several labels, which ReaL is not for; leave it out.")
         classes = imagenet_classes(num_classes, opened.imagenet_indices, label_map, opened.name)
-        into.real = Real.of_names(read_real(real), images.names, classes)
+        into.real = Real.of_names(real_labels, images.names, classes)
     bad = data.BadImages(on_bad_image)
     return score(
         predictor, data.EvalData(images, info.preprocessing, workers=workers, bad=bad).batches(), into, label_map
@@ -183,7 +194,12 @@ def _choose(opened: data.Source, trained_on: TrainedOn | None, split: str | None
         return next(iter(opened.splits.values()))
     if "train" not in opened.splits and (found := opened.splits.get(split or "test")):
         return found
-    plan = data.plan_splits(opened, trained_on.val_share if is_own and trained_on else 0.0)
+    own = trained_on if is_own else None
+    plan = (
+        data.plan_splits(opened, 0.0)
+        if own is None
+        else data.plan_splits(opened, own.val_share, train_on_val=own.with_val, train_images=own.train_images)
+    )
     if (images := {"train": plan.train, "val": plan.val, "test": plan.test}[split or "test"]) is None:
         raise ValueError(f"{opened.name} has no validation data here; use train or test.")
     return images
@@ -219,7 +235,7 @@ def probe(
     probes: Sequence[probing.Kind] = ("ridge",),
     shots: Sequence[int] | None = None,
     num_seeds: int | None = None,
-    on_bad_image: Literal["error", "skip"] = "error",
+    on_bad_image: BadImagePolicy = "error",
     cache: str | Path | None = probing.CACHE,
     runtime: Runtime | None = None,
 ) -> Probing:

@@ -5,12 +5,15 @@ Nothing here measures: `auto` resolves by a table of abilities, so the same mach
 
 import contextlib
 import ctypes
+import os
+import platform
+import shutil
 import sys
-from typing import Literal
+from pathlib import Path
 
 import torch
 
-Precision = Literal["fp32", "bf16"]
+from mixonomy.choices import Precision, PrecisionOrAuto
 
 
 def resolve_device(name: str = "auto") -> torch.device:
@@ -36,7 +39,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def resolve_precision(name: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
+def resolve_precision(name: PrecisionOrAuto, device: torch.device) -> Precision:
     """auto: bf16 where the device multiplies bfloat16 matrices in hardware, else fp32."""
     if name != "auto":
         return name
@@ -46,6 +49,24 @@ def resolve_precision(name: Literal["auto", "fp32", "bf16"], device: torch.devic
         abilities = torch.cpu.get_capabilities()
         return "bf16" if abilities.get("avx512_bf16") or abilities.get("amx_bf16") else "fp32"
     return "fp32"
+
+
+def cpu_name() -> str:
+    """The processor's name, family and model, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    named = {key.strip(): value.strip() for key, value in fields.items()}
+    return (
+        f"{named.get('model name', platform.machine())} (family {named.get('cpu family')}, model {named.get('model')})"
+    )
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, which torch.compile needs on a CPU."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "c++", "g++", "clang++") if name)
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:

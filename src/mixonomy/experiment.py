@@ -1,13 +1,17 @@
 """An experiment before its first step: its data, model and device, from a recipe and what this machine has."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from mixonomy import data, devices, optim
+from mixonomy.loading import as_stored, at_size
 from mixonomy.models import create_from, info_of
+from mixonomy.models.checks import digest
+from mixonomy.models.surgery import with_head
+from mixonomy.models.tuning import HEAD, set_trainable
 from mixonomy.preprocessing import DEFAULT_RESIZE, Preprocessing
 from mixonomy.recipe import Recipe
 from mixonomy.train_state import TrainState
@@ -48,6 +52,8 @@ class Setup:
       workers: processes that decode images that do not fit in memory.
       loss: of the recipe, or what suits the data.
       bad: the images that could not be read so far.
+      init: SHA-256 of the weights that the model starts from, without their head; None where they are fresh.
+      notes: what a person should know, one sentence each.
     """
 
     device: torch.device
@@ -60,6 +66,8 @@ class Setup:
     workers: int
     loss: optim.Loss
     bad: data.BadImages
+    init: str | None = None
+    notes: tuple[str, ...] = ()
 
     def train_data(self, recipe: Recipe) -> data.TrainData:
         """The stream of training batches; decodes images that fit in memory now."""
@@ -85,7 +93,9 @@ class Setup:
         share = recipe.data.max_bad_share
         self.bad.check(len(self.source), data.MAX_BAD_SHARE if share is None else share)
 
-    def state(self, recipe: Recipe, precision: devices.Precision, total: int, warmup: int) -> TrainState:
+    def state(
+        self, recipe: Recipe, precision: devices.Precision, total: int, warmup: int, freeze: int = 0
+    ) -> TrainState:
         """The model on its device, with its optimizers."""
         is_multilabel, weights = self.source.is_multilabel, None
         if recipe.balance == "loss":
@@ -100,6 +110,7 @@ class Setup:
             precision,
             total,
             warmup,
+            freeze=freeze,
             loss=self.loss,
             weights=weights,
             is_multilabel=is_multilabel,
@@ -107,30 +118,65 @@ class Setup:
 
 
 def set_up(recipe: Recipe, runtime: Runtime, model: nn.Module | None = None) -> Setup:
-    """Opens the data and makes the recipe's model, unless one is given.
+    """Opens the data and makes the recipe's model, or reads the weights that it starts from, unless one is given.
 
     Raises:
-      ValueError: for a recipe that does not fit the data.
+      ValueError: for a recipe that does not fit the data or the model.
     """
+    if model is not None and recipe.init is not None:
+        raise ValueError("init has no effect on a module of your own, which has its weights; leave one of them out.")
     device = devices.resolve_device(runtime.device)
     devices.prepare(device)
     source = data.open_source(recipe.data.source, runtime.data_root)
     loss = _resolve_loss(recipe, source)
-    plan = data.plan_splits(source, recipe.data.val_share)
-    preprocessing = _preprocessing(recipe, source.channels)
+    plan = data.plan_splits(
+        source,
+        recipe.data.val_share,
+        train_on_val=recipe.data.train_on_val,
+        train_images=recipe.data.train_images,
+    )
+    num_classes, init, notes = len(source.class_names), None, source.notes
     torch.manual_seed(recipe.seed)
     name, arguments = type(model).__name__, {}
-    if model is None:
-        num_classes = len(source.class_names)
-        sizes = {"num_classes": num_classes, "image_size": recipe.height_width, "in_channels": source.channels}
-        model = create_from(recipe.model, **sizes)
+    if recipe.init is not None:
+        model, init, changes = _started(recipe, num_classes)
+        arguments = info_of(model).arguments
+        name = arguments["name"]
+        notes = (*notes, *(f"{recipe.init}: {change}" for change in changes))
+    elif model is None:
+        size = recipe.height_width
+        assert size is not None, "a recipe without init has it"
+        model = create_from(recipe.model, num_classes=num_classes, image_size=size, in_channels=source.channels)
         name, arguments = recipe.model.name, info_of(model).arguments
-        if source.is_multilabel and recipe.model.head_bias == 0.0:
-            _start_from_frequencies(model, plan.train)
+    if arguments and source.is_multilabel and recipe.model.head_bias == 0.0:
+        _start_from_frequencies(model, plan.train)
+    preprocessing = _preprocessing(recipe, source.channels, model)
+    if recipe.freeze is not None:
+        set_trainable(model, "head")
+    set_trainable(model, recipe.tune)
     optim.make_optimizers(model, recipe.optim)  # refuses a model that does not suit it before anything is written
     workers = data.default_workers() if runtime.workers is None else runtime.workers
     bad = data.BadImages(recipe.data.on_bad_image)
-    return Setup(device, source, plan, preprocessing, model, name, arguments, workers, loss, bad)
+    return Setup(device, source, plan, preprocessing, model, name, arguments, workers, loss, bad, init, notes)
+
+
+def _started(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str, tuple[str, ...]]:
+    """The model of `recipe.init` for these classes and the recipe's image size, with a head of zeros.
+
+    Returns:
+      The model, SHA-256 of the weights as they were stored without their head, and what was done to them.
+    Source for the zeros: MLP-Mixer paper, section 3 (fine-tuning).
+    """
+    assert recipe.init is not None, "the caller asked"
+    model = as_stored(recipe.init, num_classes=num_classes, size=recipe.height_width)
+    info = info_of(model)
+    if not info.arguments:
+        raise ValueError(f"{recipe.init} was trained from a module of somebody's own; load it and give it as `model`.")
+    tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(HEAD)}
+    init = digest(tensors, b"")
+    if recipe.height_width is not None:
+        model = at_size(model, recipe.height_width)
+    return with_head(model, num_classes), init, info_of(model).changes[len(info.changes) :]
 
 
 def _start_from_frequencies(model: nn.Module, train: data.Split) -> None:
@@ -158,13 +204,12 @@ def _resolve_loss(recipe: Recipe, source: data.Source) -> optim.Loss:
     return recipe.loss if recipe.loss != "auto" else "sigmoid" if source.is_multilabel else "softmax"
 
 
-def _preprocessing(recipe: Recipe, channels: int) -> Preprocessing:
-    half = (0.5,) * channels
-    return Preprocessing(
-        recipe.height_width,
-        channels=channels,
-        crop=recipe.data.eval_crop,
-        resize=DEFAULT_RESIZE if recipe.data.eval_resize is None else recipe.data.eval_resize,
-        mean=half,
-        std=half,
-    )
+def _preprocessing(recipe: Recipe, channels: int, model: nn.Module) -> Preprocessing:
+    """The recipe's crop; size, channels and range of pixels are those of the weights where there are any."""
+    crop = recipe.data.eval_crop
+    resize = DEFAULT_RESIZE if recipe.data.eval_resize is None else recipe.data.eval_resize
+    size, half = recipe.height_width, (0.5,) * channels
+    if recipe.init is not None:
+        return replace(info_of(model).preprocessing, crop=crop, resize=resize)
+    assert size is not None, "a recipe without init has it"
+    return Preprocessing(size, channels=channels, crop=crop, resize=resize, mean=half, std=half)

@@ -45,17 +45,21 @@ def load(
         check_counts({"num_classes": num_classes})
     if model is not None and (num_classes is not None or size is not None):
         raise ValueError("num_classes and image_size have no effect on a module of your own; leave them out.")
-    found = _found(where, model, num_classes, size)
+    found = as_stored(where, model, num_classes, size)
     if size is not None:
-        found = _at_size(found, size)
+        found = at_size(found, size)
     if num_classes is not None and num_classes != info_of(found).arguments["num_classes"]:
         found = with_head(found, num_classes)
     return found.eval()
 
 
-def _found(
-    where: str | Path, model: nn.Module | None, num_classes: int | None, size: tuple[int, int] | None
+def as_stored(
+    where: str | Path,
+    model: nn.Module | None = None,
+    num_classes: int | None = None,
+    size: tuple[int, int] | None = None,
 ) -> nn.Module:
+    """The model as it was written, with its own head and at its own size; arguments as for `load`."""
     text = str(where)
     if text.startswith((PREFIX, HUB)):
         repo = timm_repo(text) if text.startswith(PREFIX) else repo_of(text)
@@ -104,7 +108,7 @@ def _of_hub(repo: str, text: str, num_classes: int | None) -> nn.Module:
     return foreign_model(tensors, text, config, num_classes)
 
 
-def _at_size(model: nn.Module, size: tuple[int, int]) -> nn.Module:
+def at_size(model: nn.Module, size: tuple[int, int]) -> nn.Module:
     """The same weights for images of another size: as they are where they fit, else resized.
 
     Raises:

@@ -5,9 +5,9 @@ Axes: B images in a batch, c image channels, H and W pixels, K classes.
 
 import os
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from mixonomy.data.decode import decode
 from mixonomy.data.transforms import evaluation_crop
 from mixonomy.evals import Predictor
 from mixonomy.evals.classify import check_probs
+from mixonomy.inference import fast
 from mixonomy.models import ModelInfo, info_of
 from mixonomy.preprocessing import Preprocessing
 
@@ -37,6 +38,7 @@ MAX_BATCH = 1024
 """A batch has as many images as these pixels make, at most `MAX_BATCH`: enough to keep the device busy."""
 
 BATCHES_AHEAD = 2
+MANY = 500  # images that repay a second or two of choosing the fastest path
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def predict(
 ) -> Generator[Prediction, None, None]:
     """See `mixonomy.predict`.
 
-    Memory does not grow with the number of images: they are drawn `BATCHES_AHEAD` batches ahead.
+    Memory does not grow with the number of images: they are drawn `BATCHES_AHEAD` batches ahead. From `MANY` images on
+    the model runs as `mixonomy.fast` chooses.
 
     Args:
       workers: threads that read and decode; as many as cores if not given.
@@ -80,6 +83,9 @@ def predict(
         if value is not None and value < (name != "workers"):
             raise ValueError(f"{name} is {value}; give at least {int(name != 'workers')}.")
     predictor = predictor_of(model, device)
+    if isinstance(images, Sized) and len(images) >= MANY:
+        quick = fast(predictor.model, precision=predictor.precision)
+        predictor = replace(predictor, model=quick, precision="fp32")  # the path casts by itself
     batch_size = batch_size or _batch_size(predictor)
     workers = (default_workers() if workers is None else workers) or 1
     return _predictions(predictor, info_of(model), images, top, workers, batch_size)

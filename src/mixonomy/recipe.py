@@ -8,6 +8,17 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mixonomy.choices import (
+    Activation,
+    BadImagePolicy,
+    Gelu,
+    Init,
+    Loss,
+    Pool,
+    PrecisionOrAuto,
+    Schedule,
+    Stem,
+)
 from mixonomy.durations import Duration, Length
 from mixonomy.preprocessing import EvalCrop
 
@@ -79,17 +90,17 @@ class Model(Section):
     """D_C, width of the channel MLP."""
     num_heads: Count | None = None
     """For vit: heads of self-attention."""
-    pool: Literal["token", "mean"] | None = None
+    pool: Pool | None = None
     """For vit: features from a class token, or the mean over tokens."""
     kernel_size: Count | None = None
     """For convmixer, pool and dwconv: side of the window, in patches."""
-    activation: Literal["gelu", "relu"] | None = None
+    activation: Activation | None = None
     """For convmixer."""
-    gelu: Literal["tanh", "erf"] | None = None
+    gelu: Gelu | None = None
     """tanh as in Google's weights, erf as in timm's; if not given, tanh for mixer and vit, else erf."""
-    init: Literal["flax", "timm"] | None = None
+    init: Init | None = None
     """Whose initial weights: flax is LeCun-normal, timm is Xavier-uniform; flax if not given."""
-    stem: Literal["auto", "imagenet", "small"] | None = None
+    stem: Stem | None = None
     """For timm:NAME: small keeps the size of the image in the first layers, imagenet is timm's own; auto, if not given,
     takes small up to 64 pixels where it is known."""
     dropout: Share = 0.0
@@ -121,12 +132,17 @@ class Data(Section):
     """digits, a known name (`mixonomy list data`), a .parquet file or the prefix of NAME_train.parquet."""
     val_share: Share = 0.1
     """Share of train held out for validation where the source has no validation split; 0 holds out nothing."""
+    train_images: Count | None = None
+    """Train on so many images only, those of `val_share` among them: of train and val together the ones whose hashed
+    names come first."""
+    train_on_val: bool = False
+    """Train on the validation images too, and let nothing choose: what is done once all choices are made."""
     eval_crop: EvalCrop = "resmall"
     """resmall: shorter side, then centre; resize: whole image stretched, then centre; squash: stretched, no crop;
     pad: whole image, its shape kept, with grey bars."""
     eval_resize: Annotated[float, Field(ge=1.0, allow_inf_nan=False)] | None = None
     """For resmall and resize: intermediate size as a multiple of the image size; 256/224 if not given."""
-    on_bad_image: Literal["error", "skip"] = "error"
+    on_bad_image: BadImagePolicy = "error"
     """What to do about images that cannot be read: stop, or leave them out, counted and named."""
     max_bad_share: Probability | None = None
     """For on_bad_image=skip: largest share of all images that may be left out; 0.01 if not given."""
@@ -154,9 +170,9 @@ class Augment(Section):
     flip: bool = False
     """Mirror left to right with probability 0.5."""
     randaugment_layers: Annotated[int, Field(ge=0)] = 0
-    """RandAugment operations per image; 0 is off."""
+    """RandAugment operations per image, of big_vision's 16; 0 is off."""
     randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] | None = None
-    """Strength of RandAugment, 0 to 30; 10 if not given."""
+    """Strength of RandAugment on big_vision's scale, 0 to 30; 10 if not given."""
     erase_prob: Probability = 0.0
     """Probability of erasing a random box."""
     mixup: NonNegative = 0.0
@@ -202,7 +218,7 @@ class Optim(Section):
     """For adamw and muon's rest; 0.999 if not given."""
     momentum: Share | None = None
     """For sgd (0.9 if not given) and muon (0.95)."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: Schedule = "linear"
     """Shape after the warm-up."""
     end: Share = 0.0
     """Final learning rate as a share of the peak (not for constant)."""
@@ -227,6 +243,24 @@ class Optim(Section):
         return self
 
 
+class Probe(Section):
+    """Few-shot accuracy on other data while training goes on, as in the paper's curves; changes no weights."""
+
+    source: str | None = None
+    """SOURCE of the other data; nothing is measured if not given."""
+    every: Length | None = None
+    """How often; at each evaluation if not given."""
+    shots: tuple[Count, ...] | None = None
+    """Images of each class; 1, 5, 10 and 25 if not given."""
+
+    @model_validator(mode="after")
+    def _source_is_given(self):
+        for field in ("every", "shots"):
+            if self.source is None and getattr(self, field) is not None:
+                raise ValueError(f"{field} has no effect without source, the data to measure on; give both")
+        return self
+
+
 class Recipe(Section):
     """One experiment."""
 
@@ -234,15 +268,23 @@ class Recipe(Section):
     """Names the run folder."""
     data: Data = Data()
     model: Model = Model()
-    image_size: Count | tuple[Count, Count] = 224
-    """Pixels: one number, or height and width."""
+    init: Annotated[str, Field(min_length=1)] | None = None
+    """Weights to start from, and with them the model: a run folder, a file, timm:NAME or hf:OWNER/NAME; its head
+    becomes one of zeros for the classes of the data."""
+    image_size: Count | tuple[Count, Count] | None = 224
+    """Pixels: one number, or height and width; with init, None is the size that its weights are for."""
+    tune: Literal["all", "head", "bias-norm"] = "all"
+    """Which weights are trained: all; the head, on frozen features; the head, all biases and all that norms have
+    (BitFit, with norms)."""
+    freeze: Duration | None = None
+    """Train nothing but the head for so long first, such as "100 steps" or "10 %"."""
     augment: Augment = Augment()
     optim: Optim = Optim()
     duration: Length = "10 epochs"
     """Length of training: "14 epochs", "500 steps" or "50000 examples"."""
     batch_size: Count = 256
     """Images per optimizer step."""
-    loss: Literal["auto", "softmax", "sigmoid"] = "auto"
+    loss: Loss | Literal["auto"] = "auto"
     """sigmoid: one yes/no question per class, summed over classes (big_vision's choice for ImageNet). auto: softmax, or
     sigmoid where an image may have several classes."""
     balance: Literal["none", "loss", "sampling"] = "none"
@@ -251,11 +293,12 @@ class Recipe(Section):
     """Share of a label's weight that is spread over all classes."""
     eval_every: Length = "1 epochs"
     """How often validation data is scored (and always at the end)."""
+    probe: Probe = Probe()
     early_stop: Length | None = None
     """Stop when validation data has not scored better for so long, such as "5 epochs"; never if not given."""
     keep: Literal["best", "last"] = "best"
     """Which weights the run ends with: best on validation data, or the last."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: PrecisionOrAuto = "auto"
     """auto: bf16 autocast where the device computes it natively, else fp32 (on a GPU with TF32 products)."""
     compile: bool = False
     """Compile the model with torch.compile; needs a C++ compiler on a CPU."""
@@ -263,9 +306,40 @@ class Recipe(Section):
     """Of initial weights, order and augmentation; the same seed gives the same run."""
 
     @property
-    def height_width(self) -> tuple[int, int]:
-        """The image size as (height, width)."""
+    def height_width(self) -> tuple[int, int] | None:
+        """The image size as (height, width); None is that of the weights in `init`."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+    @model_validator(mode="after")
+    def _weights_say_what_the_model_is(self):
+        if self.init is None:
+            if self.image_size is None:
+                raise ValueError("image_size is None, the size of the weights in init, and there is no init; give one")
+            return self
+        given = [name for name in Model.model_fields if getattr(self.model, name) != getattr(Model(), name)]
+        if given:
+            raise ValueError(
+                f"model.{given[0]} has no effect with init, whose weights say what the model is; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _something_is_frozen_and_trained(self):
+        if self.tune == "head":
+            if self.freeze is not None:
+                raise ValueError("freeze has no effect with tune=head, which freezes all but the head; leave it out")
+            if self.optim.layer_decay is not None:
+                raise ValueError("layer_decay has no effect with tune=head, which trains one layer; leave it out")
+        if self.optim.name == "muon" and (self.tune != "all" or self.freeze is not None):
+            what = f"tune={self.tune}" if self.tune != "all" else "freeze"
+            raise ValueError(f"muon trains the matrices of the blocks, which {what} leaves frozen; use adamw or sgd")
+        return self
+
+    @model_validator(mode="after")
+    def _something_chooses(self):
+        if self.data.train_on_val and self.early_stop is not None:
+            raise ValueError("early_stop needs validation data, which train_on_val trains on; leave one of them out")
+        return self
 
     @model_validator(mode="after")
     def _early_stop_keeps_the_best(self):
@@ -285,9 +359,11 @@ def changed(recipe: Recipe, **changes: Any) -> Recipe:
 
     Where a choice changes, such as the name of the model or of the optimizer, fields that only the old choice
     reads (for a model: its sizes) go back to None, and what a new value silences, such as schedule=constant the final
-    learning rate, to no effect.
+    learning rate, to no effect. Where `init` is new, so does the whole model, which its weights bring.
     """
     values = recipe.model_dump()
+    if recipe.init is None and changes.get("init") is not None:
+        values["model"] = Model().model_dump()
     for key, value in changes.items():
         old = getattr(recipe, key, None)
         if isinstance(old, Section) and isinstance(value, dict):

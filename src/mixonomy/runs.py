@@ -138,7 +138,8 @@ class RunFolder:
         """
         from mixonomy.recipe import differences
 
-        changes = differences(self.info()["recipe"], json.loads(recipe.model_dump_json()))
+        # Read as a recipe first: what an earlier version did not know has its default there.
+        changes = differences(self.recipe().model_dump(mode="json"), recipe.model_dump(mode="json"))
         if changes:
             raise ValueError(
                 f"{self.path} holds another run: {', '.join(changes)}; give another --out, or that recipe."
@@ -151,7 +152,12 @@ class RunFolder:
 
 def recipe_hash(recipe: "Recipe") -> str:
     """Eight hexadecimal digits that tell recipes apart."""
-    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()[:8]
+    return text_hash(recipe.model_dump_json())
+
+
+def text_hash(text: str) -> str:
+    """Eight hexadecimal digits that tell texts apart."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -188,11 +194,13 @@ def environment() -> dict[str, Any]:
     """Versions, machine and commit, for run.json."""
     import torch
 
+    from mixonomy import devices
+
     return {
         "versions": {"python": platform.python_version(), **{p: v for p in PACKAGES if (v := _version(p))}},
         "machine": {
             "system": platform.platform(),
-            "cpu": _cpu_name(),
+            "cpu": devices.cpu_name(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -207,18 +215,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    named = {key.strip(): value.strip() for key, value in fields.items()}
-    return (
-        f"{named.get('model name', platform.machine())} (family {named.get('cpu family')}, model {named.get('model')})"
-    )
 
 
 def _commit() -> str | None:

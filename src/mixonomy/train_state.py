@@ -28,6 +28,7 @@ from mixonomy.evals import (
     tempered,
 )
 from mixonomy.models import checkpoint_blocks, load_weights
+from mixonomy.models.tuning import Tune, set_trainable, set_training
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe
@@ -40,6 +41,7 @@ class TrainState:
 
     Args:
       total, warmup: number of steps of the whole run and of its warm-up, which the schedule needs.
+      freeze: first steps that train nothing but the head.
       loss: resolved from the recipe and the data.
       weights: float [K] of the classes in the loss; all the same if None.
       is_multilabel: whether an image may have several classes.
@@ -58,6 +60,7 @@ class TrainState:
         total: int,
         warmup: int,
         *,
+        freeze: int = 0,
         loss: optim.Loss,
         weights: Tensor | None = None,
         is_multilabel: bool = False,
@@ -71,7 +74,10 @@ class TrainState:
         self.loss: optim.Loss = loss
         self.weights = None if weights is None else weights.to(device)
         self.is_multilabel = is_multilabel
-        self.optimizers = optim.make_optimizers(model, recipe.optim)
+        self.freeze = freeze
+        self.tune: Tune = "head" if freeze else recipe.tune
+        set_trainable(model, self.tune)
+        self.optimizers = optim.make_optimizers(model, recipe.optim)  # they hold nothing that is frozen
         self.average = copy.deepcopy(model).requires_grad_(False) if recipe.optim.ema else None
         self.best: dict[str, Tensor] | None = None
         self.temperature = 1.0
@@ -91,6 +97,8 @@ class TrainState:
           factor: of the peak learning rates; the schedule's if not given.
         """
         config = self.recipe.optim
+        if step >= self.freeze:
+            self._thaw()
         factor = self._factor(step) if factor is None else factor
         optim.set_lr(self.optimizers, factor)
         self.lr = optim.peak_lr(config) * factor
@@ -98,7 +106,7 @@ class TrainState:
         labels = batch.labels.to(self.device, non_blocking=True)
         targets = optim.soft_targets(labels, self.num_classes, self.recipe.label_smoothing)
         images, targets = mix(images, targets, batch.keys, self.recipe.augment)
-        self.model.train()
+        set_training(self.model, self.tune)
         loss = self._backward(images, targets, step)
         if config.sam_rho is not None:
             with optim.ascended(self.model, config.sam_rho):
@@ -150,7 +158,9 @@ class TrainState:
         Reading images is not in it.
         """
         twin = copy.copy(self)
-        twin.model = twin.forward = copy.deepcopy(self.model).train()
+        twin.model = twin.forward = copy.deepcopy(self.model)
+        set_trainable(twin.model, self.recipe.tune)
+        set_training(twin.model, self.recipe.tune)
         count = min(self.recipe.batch_size, TIMED_IMAGES)
         shape = (count, self.preprocessing.channels, *self.preprocessing.image_size)
         images, targets = (
@@ -233,10 +243,21 @@ class TrainState:
         load_weights(self.model, under("model", tensors), "the checkpoint")
         if self.average is not None:
             load_weights(self.average, under("average", tensors), "the checkpoint")
+        if progress.step > self.freeze:
+            self._thaw()
         restore_optimizers(under("optimizer", tensors), self.model, self.optimizers)
         self.best = under("best", tensors) or None
         console.say(f"going on from step {progress.step} of {self.total}")
         return progress
+
+    def _thaw(self) -> None:
+        """Ends the first steps that trained the head alone; its momentum and the like are kept."""
+        if self.tune == self.recipe.tune:
+            return
+        self.tune, kept = self.recipe.tune, optimizer_tensors(self.model, self.optimizers)
+        set_trainable(self.model, self.tune)
+        self.optimizers = optim.make_optimizers(self.model, self.recipe.optim)
+        restore_optimizers(kept, self.model, self.optimizers)
 
     def _factor(self, step: int) -> float:
         config = self.recipe.optim

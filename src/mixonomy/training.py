@@ -21,12 +21,19 @@ from mixonomy.checkpoint import Checkpoints, Progress
 from mixonomy.durations import num_steps
 from mixonomy.experiment import Runtime, set_up
 from mixonomy.models import ModelInfo, TrainedOn, info_of, save_model, set_info
+from mixonomy.probing import probe
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe
 from mixonomy.tracking import Trackers
+from mixonomy.train_state import TrainState
 
 LOG_STEPS = 10
+FEW_IMAGES = 20_000  # of which a pre-trained start learns more; BiT's hyper-rule calls such data sets small
 HEADLINES = {"top1": "top-1", "map": "mean average precision"}
+
+
+class Diverged(ValueError):
+    """The loss or the weights are no finite numbers any more."""
 
 
 class Interrupted(Exception):
@@ -41,6 +48,8 @@ def train(
     runtime: Runtime | None = None,
     console: Console | None = None,
     command: str = "",
+    is_trial: bool = False,
+    also: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains by the recipe, or goes on where the run in `out` stopped, or returns the result of a finished run.
 
@@ -49,15 +58,18 @@ def train(
       out: the run folder.
       model: a module of the user's own, images float [B, c, H, W] -> logits [B, K]; the recipe's model if None.
       command: how the run was started, for run.json.
+      is_trial: whether the validation images are scored at the end in place of the test images, which stay unseen.
+      also: what result.json holds beside the scores.
     Returns:
       The scores on test data, and what the run cost; the content of result.json.
     Raises:
-      ValueError: for a recipe that does not fit the data or the folder, and for a loss that is not finite.
+      ValueError: for a recipe that does not fit the data or the folder.
+      Diverged: where the loss or the weights are no finite numbers any more.
       Interrupted: after Ctrl-C, once everything is saved.
     """
     runtime, console, folder = runtime or Runtime(), console or Console(quiet=True), runs.RunFolder(out)
     with ExitStack() as until_the_end:
-        return _train(recipe, folder, model, runtime, console, command, until_the_end)
+        return _train(recipe, folder, model, runtime, console, command, is_trial, also or {}, until_the_end)
 
 
 def _train(
@@ -67,15 +79,23 @@ def _train(
     runtime: Runtime,
     console: Console,
     command: str,
+    is_trial: bool,
+    also: dict[str, Any],
     until_the_end: ExitStack,
 ) -> dict[str, Any]:
     if model is None and folder.exists() and (result := folder.result()) is not None:  # needs no data
         folder.check_recipe(recipe)
         return _finished(folder, result, console)
     setup = set_up(recipe, runtime, model)
-    for note in setup.source.notes:
+    for note in setup.notes:
         console.say(note)
     device, source, plan, preprocessing = setup.device, setup.source, setup.plan, setup.preprocessing
+    if is_trial:
+        if plan.val is None:
+            raise ValueError(
+                f"{source.name} has no validation images here, by which to compare values; give --data.val-share."
+            )
+        plan = replace(plan, test=plan.val, test_name="val")
     model, name, arguments, workers = setup.model, setup.name, setup.arguments, setup.workers
     num_classes = len(source.class_names)
     facts = {
@@ -84,6 +104,8 @@ def _train(
         "images": len(plan.train),
         "classes": num_classes,
         "data": source.digest(),
+        **({} if setup.init is None else {"init_sha256": setup.init}),
+        **({"is_trial": True} if is_trial else {}),
     }
 
     until_the_end.enter_context(folder.locked())
@@ -104,7 +126,13 @@ def _train(
             source.class_names,
             setup.loss,
             precision,
-            TrainedOn(recipe.data.source, recipe.data.val_share, facts["data"]),
+            TrainedOn(
+                recipe.data.source,
+                recipe.data.val_share,
+                facts["data"],
+                recipe.data.train_on_val,
+                recipe.data.train_images,
+            ),
             thresholds=(0.5,) * num_classes if source.is_multilabel else (),
         ),
     )
@@ -115,15 +143,25 @@ def _train(
     patience = None if recipe.early_stop is None else num_steps(recipe.early_stop, **length)
     if warmup > total:
         raise ValueError(f"the warm-up of {warmup} steps is longer than the training of {total}; shorten it.")
+    other = None if recipe.probe.source is None else data.open_source(recipe.probe.source, runtime.data_root)
+    probe_every = every if recipe.probe.every is None else num_steps(recipe.probe.every, **length)
+    freeze = 0 if recipe.freeze is None else num_steps(recipe.freeze, **length, total_steps=total)
+    if freeze >= total:
+        raise ValueError(f"freeze is {freeze} steps and the training {total}; shorten it, or give --tune head.")
     images = setup.train_data(recipe)
     console.say(
         f"{recipe.name}: {facts['model']}, {facts['params']:,} parameters, {source.name}: {plan.describe()}, "
         f"{images.kind}, {total:,} steps of {recipe.batch_size}, {precision} on {device}"
     )
+    if arguments and recipe.init is None and source.channels == 3 and len(plan.train) < FEW_IMAGES:
+        console.say(
+            f"from scratch: on {len(plan.train):,} images a trained model is a better start, as with --init "
+            f"timm:mixer_b16_224.goog_in21k or a run of your own on more images; see `mixonomy list weights`"
+        )
     val = data.EvalData(plan.val, preprocessing, workers=workers, bad=setup.bad) if plan.val else None
     if patience is not None and val is None:
         raise ValueError("early_stop needs validation data; give --data.val-share, or leave early_stop out.")
-    state = setup.state(recipe, precision, total, warmup)
+    state = setup.state(recipe, precision, total, warmup, freeze)
     checkpoints = Checkpoints(folder.checkpoints)
     until_the_end.callback(checkpoints.wait)  # a checkpoint that was begun is finished, whatever happens
     progress = state.restore(checkpoints, console)
@@ -161,8 +199,9 @@ def _train(
             progress = replace(progress, step=progress.step + 1, seen=progress.seen + recipe.batch_size)
             is_stop = stop.is_set()  # read once: what is said to be saved is saved
             is_eval = progress.step % every == 0 or progress.step == total
+            is_probe = other is not None and (progress.step % probe_every == 0 or progress.step == total)
             is_save = is_eval or is_stop or time.monotonic() - saved_at > 60 * runtime.checkpoint_minutes
-            if is_save or progress.step % LOG_STEPS == 0:
+            if is_save or is_probe or progress.step % LOG_STEPS == 0:
                 if losses:  # waits for the device, so the time is true
                     mean_loss = _mean_of_finite(losses, progress.step, folder)
                 progress = replace(progress, seconds=progress.seconds + max(time.monotonic() - clock, 1e-9))
@@ -187,6 +226,10 @@ def _train(
                         state.remember_best()
                     if is_better or recipe.keep == "last":
                         progress = replace(progress, best_score=new, best_step=progress.step)
+                if is_probe and other is not None:
+                    checkpoints.wait()
+                    scores = _probed(state, other, recipe, runtime, workers)
+                    trackers.write({"step": progress.step} | {f"probe/{name}": value for name, value in scores})
                 if is_save:
                     tensors = state.tensors()
                     _check_finite(tensors, progress.step, folder)
@@ -238,10 +281,20 @@ def _train(
         "recipe": recipe.name,
         "seed": recipe.seed,
         "out": str(folder.path),
+        **also,
     }
     folder.finish(result)
     checkpoints.keep_newest()
     return result
+
+
+def _probed(
+    state: TrainState, other: data.Source, recipe: Recipe, runtime: Runtime, workers: int
+) -> Iterator[tuple[str, float]]:
+    """Few-shot scores of the weights that count, on other data."""
+    bad, shots = data.BadImages(recipe.data.on_bad_image), recipe.probe.shots
+    found = probe(state.averaged, other, shots=shots, device=runtime.device, workers=workers, bad=bad)
+    return found.scores()
 
 
 def _has_waited(progress: Progress, patience: int | None) -> bool:
@@ -261,12 +314,12 @@ def _mean_of_finite(losses: list[Tensor], step: int, folder: runs.RunFolder) -> 
     """The mean loss of the last steps.
 
     Raises:
-      ValueError: naming the first step whose loss was not finite.
+      Diverged: naming the first step whose loss was not finite.
     """
     values = torch.stack(losses).tolist()
     for i, value in enumerate(values):
         if not np.isfinite(value):
-            raise ValueError(
+            raise Diverged(
                 f"the loss became {value} at step {step - len(values) + 1 + i}; the last good checkpoint is kept in "
                 f"{folder.checkpoints}. A lower --lr, --optim.clip 1 or --precision fp32 usually helps."
             )
@@ -277,7 +330,7 @@ def _check_finite(tensors: dict[str, Tensor], step: int, folder: runs.RunFolder)
     """Refuses to save weights that the last update made useless: a good checkpoint would make room for them."""
     for name, tensor in tensors.items():
         if name.startswith(("model/", "average/")) and tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(
+            raise Diverged(
                 f"the weights are no longer finite after step {step} ({name}); the last good checkpoint is kept in "
                 f"{folder.checkpoints}. A lower --lr, --optim.clip 1 or --precision fp32 usually helps."
             )

@@ -74,13 +74,30 @@ def test_against_names_the_pictures_of_the_other_source(leaky, tmp_path, capsys)
     other = write(tmp_path / "downstream", test=[png(7), png(50)])
     clean = write(tmp_path / "clean", train=[png(seed) for seed in range(60, 70)])
     assert main(["data", "check", leaky, "--against", other, "--json"]) == 1
-    findings = {finding["kind"]: finding for finding in json.loads(capsys.readouterr().out)["findings"]}
+    result = json.loads(capsys.readouterr().out)
+    assert (result["images"], result["splits"]) == (15, {"train": 12, "test": 3})
+    assert (result["against"], result["against_splits"]) == ("downstream", {"test": 2})
+    findings = {finding["kind"]: finding for finding in result["findings"]}
     cases = findings["leak-against"]["cases"]
-    assert [image["split"] + "/" + image["name"] for case in cases for image in case["images"]] == [
-        "train/7.png",
-        "downstream/test/0.png",
+    assert [(image["source"], image["split"], image["name"]) for case in cases for image in case["images"]] == [
+        ("pets", "train", "7.png"),
+        ("downstream", "test", "0.png"),
     ]
     assert main(["data", "check", clean, "--against", other]) == 0
+
+
+def test_folders_of_one_name_are_told_apart_by_their_paths(tmp_path, capsys):
+    for folder, first in (("mine", 0), ("theirs", 3)):
+        for i in range(6):
+            path = tmp_path / folder / "photos" / "train" / ("cat", "dog")[i % 2] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(first + i))
+    mine, theirs = str(tmp_path / "mine/photos"), str(tmp_path / "theirs/photos")
+    assert main(["data", "check", mine, "--against", theirs]) == 1
+    out, _ = capsys.readouterr()
+    assert f"{mine}: 6 images (train 6), compared with {theirs}, 6 images (train 6)," in out
+    assert f"3 pictures are also in {theirs}" in out
+    assert f"train/cat/4.png = train/dog/1.png of {theirs}: the same file" in out
 
 
 @pytest.mark.parametrize(
@@ -89,6 +106,7 @@ def test_against_names_the_pictures_of_the_other_source(leaky, tmp_path, capsys)
         (["data", "chekc"], 2, "unknown command 'chekc'; did you mean 'check'?"),
         (["data", "check", "cifr10"], 1, "did you mean 'cifar10'?"),
         (["data", "check", "digits", "--against", "/no/where"], 1, "no data set '/no/where'"),
+        (["data", "check", "digits", "--against", "digits"], 1, "--against is 'digits', the source itself"),
         (["data", "check", "digits", "--workers", "-1"], 1, "--workers is -1; give 0"),
         (["data", "check", "digits", "--out", "labels.csv"], 1, "--out is labels.csv; give a name that ends in .html."),
         (["data", "check", "digits", "--page", "x"], 2, "unrecognized options: --page"),

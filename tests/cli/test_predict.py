@@ -136,6 +136,18 @@ def test_names_that_are_no_text_break_no_output(work, capsys):
         assert next(csv.DictReader(file))["path"] == name
 
 
+def test_csv_has_no_path_that_a_spreadsheet_takes_for_a_formula(work, capsys, monkeypatch):
+    monkeypatch.chdir("photos")
+    os.rename("a.png", "=1+1.png")
+    os.rename("b.png", "-b=.png")
+    status = main(["predict", "../model.safetensors", "--out", "a.csv", "--", "=1+1.png", "-b=.png", "@none.png"])
+    assert status == 1
+    with open("a.csv", newline="") as file:
+        paths = [row["path"] for row in csv.DictReader(file)]
+    assert paths == ["./=1+1.png", "./-b=.png", "./@none.png"]
+    assert [os.path.exists(path) for path in paths] == [True, True, False]
+
+
 def test_stream_that_knows_no_unicode_gets_escapes(work, capsys, monkeypatch):
     os.rename("photos/a.png", "photos/é.png")
     ascii_only = io.TextIOWrapper(io.BytesIO(), encoding="ascii")

@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional
 
 from mixonomy.data import BadImages, Split, stream
 from mixonomy.data.augment import augment_batch, inside, resized_crops, shifted
-from mixonomy.data.boxes import DRAWS, or_central_box, random_boxes
+from mixonomy.data.boxes import DRAWS, or_central_box, random_box, random_boxes
 from mixonomy.data.loading import InMemoryData, WorkerData
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.recipe import Augment
@@ -112,6 +112,34 @@ def test_boxes_lie_inside_the_image_and_within_their_area():
     area = (height * width)[height > 0] / (40 * 60)
     assert (height > 0).mean() > 0.99
     assert area.min() > 0.09 and area.max() < 0.52
+
+
+def test_box_of_one_image_is_that_of_the_batch():
+    draws = stream.uniforms(keys(500), DRAWS)
+    for size in ((30, 40), (9, 200), (3, 3), (375, 500)):
+        boxes = random_boxes(draws, size, area=(0.05, 1.0), ratio=(3 / 4, 4 / 3), whole=True)
+        boxes = or_central_box(boxes, size, (3 / 4, 4 / 3))
+        ones = [random_box(row, size, area=(0.05, 1.0), ratio=(3 / 4, 4 / 3)) for row in draws.tolist()]
+        assert ones == [tuple(box) for box in boxes.tolist()]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Augment(crop="inception", min_area=0.1, flip=True),
+        Augment(crop="pad", pad=3, flip=True),
+        Augment(flip=True, erase_prob=0.5),
+    ],
+    ids=["inception", "pad", "erase"],
+)
+def test_both_paths_make_the_same_images_of_the_same_samples(config):
+    pixels = noise(60, 3, 24, 24)
+    split = Split(pixels.permute(0, 2, 3, 1).numpy(), np.zeros(60, np.int64), ["x"] * 60)
+    preprocessing, order = Preprocessing((24, 24), resize=1.0), stream.Order(0, 60)
+    in_memory = InMemoryData(pixels, np.ones(60, dtype=bool), split, config, preprocessing, order)
+    by_workers = WorkerData(split, config, preprocessing, order, 0, BadImages())
+    ours, theirs = (next(data.batches(0, 60)).images for data in (in_memory, by_workers))
+    assert (ours.int() - theirs.int()).abs().max() <= (1 if config.crop == "inception" else 0)
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from mixonomy.data.check.examine import examine
-from mixonomy.data.decode import decode
+from mixonomy.data.decode import decode, decode_crop, jpeg_size
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -196,3 +196,54 @@ def test_more_pixels_than_pillow_allows_are_refused_before_they_are_decoded():
     huge = small[:12] + header + zlib.crc32(header).to_bytes(4, "big") + small[33:]
     with pytest.raises(ValueError, match=r"not a readable image .*400000000 pixels"):
         decode(huge)
+
+
+def photograph(height: int, width: int, orientation: int = 1, **options) -> bytes:
+    """A JPEG with coarse and fine structure."""
+    random = np.random.default_rng(0)
+    pixels = np.zeros((height, width, 3))
+    for coarseness in (2, 8, 64):
+        small = Image.fromarray(
+            random.integers(0, 256, (height // coarseness + 1, width // coarseness + 1, 3), dtype=np.uint8)
+        )
+        pixels += (
+            np.array(small.resize((width, height), Image.Resampling.BICUBIC)) * {2: 0.05, 8: 0.15, 64: 0.8}[coarseness]
+        )
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), "JPEG", quality=90, exif=exif, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"orientation": 6}, {"comment": b"x" * 300}], ids=str)
+def test_size_of_a_jpeg_is_read_without_opening_it(options):
+    content = photograph(33, 47, **options)
+    assert jpeg_size(content) == Image.open(io.BytesIO(content)).size[::-1] == (33, 47)
+    assert jpeg_size(content[:20]) is None and jpeg_size(encoded(noise())) is None
+    assert jpeg_size(content[:2] + b"\xff\xd8\x00\x00" * 3) is None
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_crop_of_a_large_jpeg_is_decoded_smaller_and_stays_nearly_the_same(orientation, channels):
+    content = photograph(640, 960, orientation)
+    whole = decode(content, channels)
+    size = (960, 640) if orientation >= 5 else (640, 960)
+    for box, scale in (((0, 0, *size), 4), ((101, 202, 401, 403), 4), ((64, 32, 200, 300), 2), ((5, 7, 190, 189), 1)):
+        seen = []
+        crop = decode_crop(content, channels, lambda found, box=box, seen=seen: seen.append(found) or box, (64, 64))
+        assert seen == [size]
+        top, left, height, width = (edge // scale * scale for edge in box)  # moved to whole pixels of the smaller size
+        expected = whole[:, top : top + height, left : left + width]
+        assert crop.shape == (channels, *(side // scale for side in box[2:]))
+        small, reference = (
+            torch.nn.functional.interpolate(x[None].float(), size=(64, 64), mode="bilinear", antialias=True)
+            for x in (crop, expected)
+        )
+        assert (small - reference).abs().mean() <= (1.5 if scale > 1 else 0)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.5])
+def test_cut_off_large_jpeg_is_refused_when_cropped(share):
+    content = photograph(640, 960)
+    with pytest.raises(ValueError, match="not a readable image"):
+        decode_crop(content[: int(len(content) * share)], 3, lambda size: (0, 0, *size), (64, 64))

@@ -1,4 +1,4 @@
-"""Splits: validation chooses, test is scored once, and what is held out depends on names alone."""
+"""Splits: validation chooses, test is scored once; what is held out depends on names and on which files are equal."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mixonomy.data import Source, Split, hold_out, plan_splits
+from mixonomy.data.sources.files import Files
 
 
 def split(prefix: str, labels) -> Split:
@@ -100,6 +101,55 @@ def test_labels_and_images_stay_together():
 def test_held_out_images_are_pinned_so_that_old_scores_stay_comparable():
     _, held = hold_out(split("image", [0] * 20), 0.2)
     assert sorted(held.names) == ["image-10", "image-11", "image-18", "image-9"]
+
+
+def copied(tmp_path=None) -> Split:
+    """60 images of two classes; of every five three are the same file. In memory, or on disk."""
+    contents = [f"picture {i if i % 5 < 2 else i // 5 * 5 + 2:02d}".encode() for i in range(60)]
+    names, labels = [f"image-{i}" for i in range(60)], np.arange(60) // 30
+    if tmp_path is None:
+        return Split(contents, labels, names)
+    for name, content in zip(names, contents, strict=True):
+        (tmp_path / name).write_bytes(content)
+    return Split(Files(tmp_path, names), labels, names)
+
+
+@pytest.mark.parametrize("is_on_disk", [False, True])
+def test_copies_of_a_file_are_held_out_together_or_not_at_all(is_on_disk, tmp_path):
+    whole = copied(tmp_path if is_on_disk else None)
+    opened = Source("toy", ("a", "b"), {"train": whole})
+    plan = plan_splits(opened, 0.2)
+    parts = [{part.images[i] for i in range(len(part))} for part in (plan.train, plan.val, plan.test) if part]
+    assert len(parts) == 3 and sum(map(len, parts)) == len(set.union(*parts)) == 36
+    assert plan.val and (len(plan.train), len(plan.val), len(plan.test)) == (44, 10, 6)
+    order = np.random.default_rng(0).permutation(60)
+    again = plan_splits(Source("toy", ("a", "b"), {"train": whole.pick(order)}), 0.2)
+    assert names(again.test) == names(plan.test) and names(again.val) == names(plan.val)
+
+
+def test_a_class_of_one_picture_is_left_to_training():
+    rest, held = hold_out(
+        Split([b"same"] * 10 + [bytes([i]) for i in range(10)], np.arange(20) // 10, split("i", range(20)).names), 0.2
+    )
+    assert held.labels.tolist() == [1, 1] and len(rest) == 18
+
+
+def test_files_that_cannot_be_read_are_no_copies_of_one_another(tmp_path):
+    whole = Split(
+        Files(tmp_path, [f"{i}.jpg" for i in range(20)]), np.zeros(20, dtype=np.int64), split("i", range(20)).names
+    )
+    assert len(hold_out(whole, 0.2)[1]) == 4
+
+
+def test_photographs_of_different_sizes_are_not_read(tmp_path):
+    class Unread(Files):
+        def __getitem__(self, index, /):
+            raise AssertionError("was read")
+
+    names = [f"{i}.jpg" for i in range(20)]
+    for i, name in enumerate(names):
+        (tmp_path / name).write_bytes(bytes(i))
+    assert len(hold_out(Split(Unread(tmp_path, names), np.zeros(20, dtype=np.int64), names), 0.2)[1]) == 4
 
 
 def test_too_few_images_to_hold_out_any_are_refused():

@@ -6,6 +6,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from mixonomy.data import stream
+from mixonomy.data.randaugment import randaugment
 from mixonomy.data.transforms import TrainTransform, evaluation_crop
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.recipe import Augment
@@ -64,6 +66,15 @@ def test_resmall_keeps_the_shape_of_things_for_images_that_are_not_square():
     assert torch.equal(out, out.transpose(1, 2)) and (out[0] > 127).sum() == 100
 
 
+def augmented(transform: TrainTransform, pixels: torch.Tensor, key: int) -> torch.Tensor:
+    """uint8 [c, H, W] -> [c, *image_size] by the per-sample path."""
+    out = np.zeros((len(pixels), *transform.preprocessing.image_size), dtype=np.uint8)
+    image = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
+    [draws] = transform.draws(np.array([key], dtype=np.uint64))
+    transform(image.numpy(), draws, out)
+    return torch.from_numpy(out)
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -80,30 +91,38 @@ def test_per_sample_path_depends_on_pixels_and_key_alone(config, channels):
     transform = TrainTransform(config, preprocessing)
     pixels = noise(20, 24, channels)
     torch.manual_seed(0)
-    first = [transform(pixels, key) for key in (1, 2, 2**64 - 1)]
+    first = [augmented(transform, pixels, key) for key in (1, 2, 2**64 - 1)]
     torch.manual_seed(1)
-    assert all(torch.equal(transform(pixels, key), out) for key, out in zip((1, 2, 2**64 - 1), first, strict=True))
-    assert all(out.shape == (channels, 16, 16) and out.dtype == torch.uint8 for out in first)
+    again = [augmented(transform, pixels, key) for key in (1, 2, 2**64 - 1)]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], first[1])
 
 
-def test_per_sample_path_puts_the_process_wide_random_state_back():
-    torch.manual_seed(0)
-    before = torch.get_rng_state()
-    TrainTransform(Augment(crop="inception", flip=True), Preprocessing((8, 8)))(noise(20, 20), 5)
-    assert torch.equal(torch.get_rng_state(), before)
+def test_draws_of_an_image_do_not_depend_on_its_batch():
+    config = Augment(crop="inception", flip=True, erase_prob=0.5, randaugment_layers=2)
+    transform = TrainTransform(config, Preprocessing((16, 16)))
+    keys = stream.sample_keys(0, np.zeros(9, np.int64), np.arange(9))
+    assert transform.draws(keys) == [transform.draws(keys[i : i + 1])[0] for i in range(9)]
 
 
 def test_per_sample_path_without_augmentation_is_the_evaluation_crop():
     preprocessing = Preprocessing((16, 16))
     pixels = noise(40, 50)
-    assert torch.equal(TrainTransform(Augment(), preprocessing)(pixels, 3), evaluation_crop(pixels, preprocessing))
+    out = augmented(TrainTransform(Augment(), preprocessing), pixels, 3)
+    assert torch.equal(out, evaluation_crop(pixels, preprocessing))
 
 
-def test_randaugment_is_torchvisions_with_the_recipes_numbers():
-    transform = TrainTransform(Augment(randaugment_layers=3, randaugment_magnitude=0), Preprocessing((8, 8)))
-    (step,) = [step for step in transform.steps.transforms if isinstance(step, v2.RandAugment)]
-    assert (step.num_ops, step.magnitude) == (3, 0)
+def test_randaugment_gets_the_recipes_numbers_after_crop_and_flip():
+    preprocessing = Preprocessing((16, 16))
+    plain = Augment(crop="inception", flip=True)
+    config = plain.model_copy(update={"randaugment_layers": 3, "randaugment_magnitude": 7})
+    transform = TrainTransform(config, preprocessing)
+    for key in range(40):
+        [draws] = transform.draws(np.array([key], dtype=np.uint64))
+        assert len(draws.randaugment) == 3 * 4
+        cropped = augmented(TrainTransform(plain, preprocessing), noise(40, 50), key)
+        expected = randaugment(cropped.numpy(), draws.randaugment, 7)
+        assert torch.equal(augmented(transform, noise(40, 50), key), torch.from_numpy(expected))
 
 
 def test_stored_preprocessing_comes_back():

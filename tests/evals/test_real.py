@@ -75,6 +75,13 @@ def test_evaluation_scores_by_real_labels_beside_the_data_s_own(shared, num_clas
     )
 
 
+def test_missing_file_of_labels_is_named_before_the_data_is_opened(tmp_path):
+    sizes = {"patch_size": 4, "hidden_dim": 4, "num_blocks": 1, "tokens_mlp_dim": 2, "channels_mlp_dim": 4}
+    model = mx.create("mixer", image_size=8, num_classes=10, **sizes)
+    with pytest.raises(ValueError, match="no ReaL labels in .*missing.json"):
+        mx.evaluate(model, "/no/where", real=tmp_path / "missing.json")
+
+
 def labels_of(**given: list[int]) -> list[frozenset[int]]:
     found = [frozenset[int]()] * 50_000
     for key, classes in given.items():

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,16 @@ def test_hostile_names_are_text_and_nothing_is_loaded_from_outside(page):
     ids = re.findall(r' id="([^"]*)"', text)
     assert len(ids) == len(set(ids)) and {link[1:] for link in links if link[0] == "#"} <= set(ids)
     assert "default-src 'none'" in text
+
+
+def test_pictures_of_the_other_source_say_whose_they_are(tmp_path):
+    other = replace(source(), name="downstream")
+    del other.splits["test"]
+    page = write_check_page(check_source(source(), other), tmp_path / "page.html").read_text()
+    assert "Compared with downstream: train 20." in page
+    leak = page.split('<section id="leak-against">')[1].split("</section>")[0]
+    assert leak.count("train of downstream") == MAX_CASES
+    assert f"train0, train/{HOSTILE}train0 of downstream".replace("<", "&lt;").replace(">", "&gt;") in leak
 
 
 def test_page_without_findings_says_so(tmp_path):

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +45,11 @@ def main(argv: list[str]) -> int:
     options = parse(DataCheck, argv, name="data check")
     if options.workers is not None and options.workers < 0:
         raise ValueError(f"--workers is {options.workers}; give 0 (no process) or more.")
+    if options.against == options.source:
+        raise ValueError(
+            f"--against is {options.against!r}, the source itself; give another one. "
+            f"Copies within one source are looked for without --against."
+        )
     if options.out is not None:
         check_out(options.out, ".html")
 
@@ -53,7 +58,9 @@ def main(argv: list[str]) -> int:
     from mixonomy.progress import Console
 
     source = open_source(options.source, options.data_root)
-    other = open_source(options.against, options.data_root) if options.against else None
+    other = open_source(options.against, options.data_root) if options.against is not None else None
+    if other and other.name == source.name:  # of two folders, say, both called "photos"
+        source, other = replace(source, name=options.source), replace(other, name=options.against or "")
     total = sum(len(split) for each in (source, other) if each for split in each.splits.values())
     with Console().progress(total, 0, "image") as meter:
         check = check_source(source, other, workers=options.workers, report=lambda done: meter.update(done, ""))
@@ -71,10 +78,12 @@ def main(argv: list[str]) -> int:
 
 
 def _lines(check: "Check") -> Iterator[str]:
-    summary, scan = check.summary, check.scan
-    parts = ", ".join(f"{part.name} {len(part.split):,}" for part in scan.parts)
+    summary = check.summary
+    against = ""
+    if check.other:
+        against = f", compared with {check.other}, {_images(check.counts(of_other=True))},"
     height, width = summary.median_size
-    yield f"{check.source.name}: {len(scan):,} images ({parts}) in {check.seconds:.1f} s"
+    yield f"{check.source.name}: {_images(check.counts())}{against} in {check.seconds:.1f} s"
     yield f"  median size {width} x {height} pixels; formats {_counts(summary.formats)}"
     yield f"  colours {_counts(summary.modes)}; turned by EXIF {summary.num_turned:,}"
     yield f"  shorter side in pixels: {_counts(dict(summary.sizes))}"
@@ -114,6 +123,10 @@ def _classes(check: "Check") -> Iterator[str]:
     yield f"  {'class':<{width}}" + "".join(f"{split:>9}" for split in counts)
     for k, name in enumerate(names):
         yield f"  {name:<{width}}" + "".join(f"{int(n[k]):>9,}" for n in counts.values())
+
+
+def _images(splits: dict[str, int]) -> str:
+    return f"{sum(splits.values()):,} images ({', '.join(f'{name} {count:,}' for name, count in splits.items())})"
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
+from mixonomy.choices import BadImagePolicy
 from mixonomy.cli.arguments import parse
 from mixonomy.cli.predictions import write_line
 
@@ -27,7 +28,7 @@ class Eval:
     """Which part, as training divides it; test if not given (all of other data that have one part)."""
     data_root: str | None = None
     """Folder of the known data sets; $MIXONOMY_DATA if not given."""
-    on_bad_image: Literal["error", "skip"] = "error"
+    on_bad_image: BadImagePolicy = "error"
     """What to do about images that cannot be read: stop, or leave them out."""
     real: str | None = None
     """The file real.json: score ImageNet's validation images by their reassessed labels (ReaL) too."""

@@ -4,10 +4,11 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
+from mixonomy.choices import BadImagePolicy
 from mixonomy.cli.arguments import parse
 
 if TYPE_CHECKING:  # torch
@@ -36,7 +37,7 @@ class FewShot:
     """Which classifiers, joined by commas: ridge, linear, knn."""
     data_root: str | None = None
     """Folder of the known data sets; $MIXONOMY_DATA if not given."""
-    on_bad_image: Literal["error", "skip"] = "error"
+    on_bad_image: BadImagePolicy = "error"
     """What to do about images that cannot be read: stop, or leave them out."""
     cache: str | None = None
     """Folder where features are kept; ~/.cache/mixonomy/features if not given, none to keep nothing."""

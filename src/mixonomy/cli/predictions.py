@@ -17,6 +17,8 @@ LABEL_SEPARATOR = ";"  # as in a CSV of labels
 MAX_NAME_WIDTH = 24  # of a class in the table, in columns of the terminal
 MIN_PATH_WIDTH = 20
 PERCENT_WIDTH = len("100.0%")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""What a spreadsheet takes for the beginning of a formula. Source: OWASP, "CSV Injection"."""
 
 
 def json_line(prediction: "Prediction", *, is_multilabel: bool) -> str:
@@ -85,7 +87,8 @@ def csv_rows(path: Path, *, top: int) -> Iterator[Callable[["Prediction"], None]
     """Writes a CSV with the columns path, label, prob, class_1, prob_1, ... up to `top`, and error.
 
     label is what is predicted, several classes separated by semicolons. Names on disk that are no valid UTF-8 keep
-    their bytes. The file is there whole, after the last row, or not at all.
+    their bytes; paths that a spreadsheet would take for a formula begin with "./", which names the same file. The CSV
+    is there whole, after the last row, or not at all.
     """
     likeliest = [f"{what}_{n}" for n in range(1, top + 1) for what in ("class", "prob")]
     header = ["path", "label", "prob", *likeliest, "error"]
@@ -96,7 +99,7 @@ def csv_rows(path: Path, *, top: int) -> Iterator[Callable[["Prediction"], None]
             writer.writerow(header)
 
             def write(prediction: "Prediction") -> None:
-                row = [prediction.path, *_joined(prediction.predicted)]
+                row = [_no_formula(prediction.path), *_joined(prediction.predicted)]
                 row += [text for name, prob in prediction.classes for text in (name, f"{prob:.6g}")]
                 row += [""] * (len(header) - 1 - len(row))
                 writer.writerow([*row, prediction.error or ""])
@@ -131,6 +134,10 @@ def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # a byte of a name that is no valid UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+def _no_formula(path: str) -> str:
+    return f"./{path}" if path.startswith(FORMULA_STARTS) else path
 
 
 def _objects(classes: "Classes") -> list[dict[str, object]]:

@@ -5,9 +5,10 @@ import json
 import re
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ValidationError
 from tyro.conf import FlagCreatePairsOff, arg
@@ -25,6 +26,7 @@ SHORT = {
     "--model": "--model.name",
     "--data": "--data.source",
     "--lr": "--optim.lr",
+    "--eval-probe": "--probe.source",
     "--crop": "--data.eval-crop",
     "--on-bad-image": "--data.on-bad-image",
     "--max-bad-share": "--data.max-bad-share",
@@ -43,12 +45,13 @@ class Train:
 
     Short forms: --model NAME (--model.name), --data SOURCE (--data.source), --lr (--optim.lr), --epochs N
     (--duration "N epochs"), --crop center|squash|pad (--data.eval-crop; center is resmall), --on-bad-image and
-    --max-bad-share (--data....). --image-size takes HEIGHTxWIDTH too.
+    --max-bad-share (--data....), --eval-probe SOURCE (--probe.source). --image-size takes HEIGHTxWIDTH too.
     """
 
     fields: Annotated[Recipe, arg(name="")]
     recipe: str | None = None
-    """A name from `mixonomy list recipes` or a Python file that sets `recipe`; by --data, else digits."""
+    """A name from `mixonomy list recipes` or a Python file that sets `recipe`; by --data, else digits. With --init:
+    finetune for known data, folder_finetune for others."""
     out: Path | None = None
     """Run folder; runs/NAME-HASH of the recipe if not given."""
     data_root: str | None = None
@@ -61,6 +64,9 @@ class Train:
     """Longest time between two checkpoints."""
     track: tuple[Literal["tensorboard", "wandb"], ...] = ()
     """Extra trackers beside metrics.jsonl; wandb reads $WANDB_MODE, $WANDB_PROJECT and so on."""
+    sweep: tuple[str, ...] = ()
+    """FIELD=VALUE,VALUE,... such as optim.lr=0.003,0.01,0.03: each is trained in OUT/sweep and scored on held-out
+    images, then the best is trained on those too; several fields make all their combinations."""
     find_lr: FlagCreatePairsOff[bool] = False
     """Instead of training, suggest a learning rate after about 100 steps; the plot goes to OUT.find-lr.html."""
     json: FlagCreatePairsOff[bool] = False
@@ -70,7 +76,8 @@ class Train:
 def main(argv: list[str]) -> int:
     """Runs the command."""
     long = expand(argv)
-    base = choose_recipe(value_of(long, "--recipe"), value_of(long, "--data.source"), value_of(long, "--data-root"))
+    asked = (value_of(long, flag) for flag in ("--recipe", "--data.source", "--data-root", "--init", "--model.name"))
+    base = choose_recipe(*asked)
     for section, choice in CHOICES:
         value = value_of(long, f"--{section}.{choice.replace('_', '-')}")
         with contextlib.suppress(ValidationError):  # which the parser will explain
@@ -84,13 +91,14 @@ def main(argv: list[str]) -> int:
     from mixonomy.runs import RunFolder
     from mixonomy.training import Interrupted
 
-    out = options.out or api.default_out(options.fields)
+    grid = parse_sweep(options.sweep) if options.sweep else None
+    out = options.out or api.default_out(options.fields, grid)
     runtime = Runtime(options.device, options.workers, options.data_root, options.checkpoint_minutes, options.track)
     if options.find_lr:
         return _find_lr(options, out, runtime)
     command = shlex.join(["mixonomy", "train", *argv])
     try:
-        run = api.train(options.fields, out, runtime=runtime, console=Console(), command=command)
+        run = api.train(options.fields, out, sweep=grid, runtime=runtime, console=Console(), command=command)
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return 130
@@ -99,6 +107,7 @@ def main(argv: list[str]) -> int:
     finished = read_finished(RunFolder(run.path))
     headline = "top-1" if finished.headline == "top1" else "mean average precision"
     lines = [
+        *_sweep_lines(result.get("sweep")),
         f"{headline} {finished.score:.2%} on {result['n']:,} images ({result['split']}) after "
         f"{result['seconds']:.0f} s of training ({result['images_per_s']:,.0f} images/s)",
         f"report: {run.path / 'report.html'}",
@@ -117,7 +126,7 @@ def _find_lr(options: Train, out: Path, runtime: "Runtime") -> int:
     from mixonomy import api
     from mixonomy.progress import Console
 
-    for option in ("track", "checkpoint_minutes"):
+    for option in ("track", "checkpoint_minutes", "sweep"):
         if getattr(options, option) != getattr(Train, option):
             raise ValueError(f"--{option.replace('_', '-')} has no effect with --find-lr; leave it out.")
     test, page = api.find_lr(options.fields, out, runtime=runtime, console=Console()), api.lr_page(out)
@@ -131,6 +140,37 @@ def _find_lr(options: Train, out: Path, runtime: "Runtime") -> int:
         curve = [{"lr": lr, "loss": loss, "smoothed": smoothed} for lr, loss, smoothed in points]
         print(json.dumps({"lr": test.lr, "rest_lr": test.rest_lr, "curve": curve, "page": str(page)}))
     return 0
+
+
+def parse_sweep(texts: Sequence[str]) -> dict[str, list[str]]:
+    """["lr=0.01,0.03"] -> {"optim.lr": ["0.01", "0.03"]}: short forms of fields are known here too.
+
+    Raises:
+      ValueError: for a text of another form, or a field that comes twice.
+    """
+    grid: dict[str, list[str]] = {}
+    for text in texts:
+        name, _, values = text.partition("=")
+        flag = f"--{name.strip().replace('_', '-')}"
+        field = SHORT.get(flag, flag).removeprefix("--").replace("-", "_")
+        parts = [value.strip() for value in values.split(",")]
+        if not name or not all(parts):
+            raise ValueError(f"--sweep {text} is not FIELD=VALUE,VALUE,...; give it like optim.lr=0.003,0.01,0.03.")
+        if field in grid:
+            raise ValueError(f"--sweep names {field} twice; give all its values in one place.")
+        grid[field] = parts
+    return grid
+
+
+def _sweep_lines(sweep: dict[str, Any] | None) -> list[str]:
+    """What a sweep tried, the score of each, and what it cost."""
+    if sweep is None:
+        return []
+    from mixonomy.sweeping import Trial, describe_trial
+
+    trials = [Trial(**trial) for trial in sweep["trials"]]
+    rows = [f"  {describe_trial(t)}{' (chosen)' if t.values == sweep['chosen'] else ''}" for t in trials]
+    return [f"tried on held-out images, {sweep['seconds']:,.0f} s in all:", *rows, "then trained on those images too:"]
 
 
 def expand(argv: list[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Augmentation of a whole uint8 batch at once, each image with random numbers of its own.
 
-The per-sample path (`transforms.py`) draws from the same distributions; a test compares the two.
+The per-sample path (`transforms.py`) draws the same numbers; a test compares the two.
 
 Axes: B images, c image channels, H and W pixels.
 """
@@ -25,7 +25,7 @@ ERASE_AREA, ERASE_RATIO = (0.02, 1 / 3), (0.3, 3.3)  # torchvision's and timm's 
 ERASE_VALUE = 127  # the middle of the range of pixels
 
 # The purposes for which one sample draws random numbers, see `stream.uniforms`.
-CROP, FLIP, ERASE, CUTMIX, MIXUP = range(5)
+CROP, FLIP, ERASE, CUTMIX, MIXUP, RANDAUGMENT = range(6)
 
 
 def augment_batch(images: Tensor, keys: stream.UInts, config: "Augment", image_size: tuple[int, int]) -> Tensor:
@@ -46,28 +46,45 @@ def augment_batch(images: Tensor, keys: stream.UInts, config: "Augment", image_s
     elif config.crop == "pad":
         images = shifted(images, stream.uniforms(keys, 2, CROP), config.pad or DEFAULT_PAD)
     if config.flip:
-        flips = torch.from_numpy(stream.uniforms(keys, 1, FLIP)[:, 0] < 0.5).to(images.device)
-        images = torch.where(flips.view(-1, 1, 1, 1), images.flip(3), images)
+        flips = torch.from_numpy(flipped(keys).astype(np.uint8)).to(images.device).view(-1, 1, 1, 1)
+        # Either all bits of an image change or none: on a CPU several times as fast as torch.where.
+        images = images ^ ((images ^ images.flip(3)) & (flips * 255))
     if config.erase_prob:
-        draws = stream.uniforms(keys, DRAWS + 1, ERASE)
-        boxes = random_boxes(
-            draws[:, 1:], image_size, area=ERASE_AREA, ratio=(1 / ERASE_RATIO[1], 1 / ERASE_RATIO[0]), whole=False
-        )
-        boxes[draws[:, 0] >= config.erase_prob, 2:] = 0
+        boxes = erased_boxes(keys, config.erase_prob, image_size)
         images = images.masked_fill(inside(boxes, image_size).to(images.device), ERASE_VALUE)
     return images
+
+
+def flipped(keys: stream.UInts) -> NDArray[np.bool_]:
+    """Which images are mirrored: each with probability 0.5. [B] -> [B]"""
+    return stream.uniforms(keys, 1, FLIP)[:, 0] < 0.5
+
+
+def erased_boxes(keys: stream.UInts, prob: float, image_size: tuple[int, int]) -> Boxes:
+    """The box that random erasing greys in each image; height and width 0 where it does not."""
+    draws = stream.uniforms(keys, DRAWS + 1, ERASE)
+    ratio = (1 / ERASE_RATIO[1], 1 / ERASE_RATIO[0])
+    boxes = random_boxes(draws[:, 1:], image_size, area=ERASE_AREA, ratio=ratio, whole=False)
+    boxes[draws[:, 0] >= prob, 2:] = 0
+    return boxes
+
+
+def shifts(draws: NDArray[np.float64], pad: int) -> NDArray[np.int64]:
+    """How far into the image with its black frame each crop begins, 0 to 2 pad pixels. [B, 2] in [0, 1) -> [B, 2]"""
+    return (draws * (2 * pad + 1)).astype(np.int64)
 
 
 def shifted(images: Tensor, draws: NDArray[np.float64], pad: int) -> Tensor:
     """Shifts each image by -pad to pad pixels in both directions; black comes in. draws [B, 2] in [0, 1)."""
     height, width = images.shape[2:]
-    offsets = torch.from_numpy((draws * (2 * pad + 1)).astype(np.int64)).to(images.device)
+    top, left = shifts(draws, pad).T
+    batch = np.arange(len(images))
     padded = torch.nn.functional.pad(images, (pad,) * 4)
-    rows = offsets[:, :1] + torch.arange(height, device=images.device)  # [B, H]
-    columns = offsets[:, 1:] + torch.arange(width, device=images.device)  # [B, W]
-    batch = torch.arange(len(images), device=images.device).view(-1, 1, 1)
-    picked = padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], columns[:, None, :]]  # [B, H, W, c]
-    return picked.permute(0, 3, 1, 2)
+    if images.device.type == "cpu":  # numpy copies row by row where torch picks pixel by pixel
+        windows = np.lib.stride_tricks.sliding_window_view(padded.numpy(), (height, width), axis=(2, 3))
+        return torch.from_numpy(windows[batch, :, top, left])
+    at, y, x = (torch.from_numpy(place).to(images.device) for place in (batch, top, left))
+    return padded.unfold(2, height, 1).unfold(3, width, 1)[at, :, y, x]
 
 
 def resized_crops(images: Tensor, boxes: Boxes, image_size: tuple[int, int]) -> Tensor:

@@ -1,9 +1,9 @@
 """Images that cannot be read: an error, or left out, counted and named. Never replaced by others."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
-Policy = Literal["error", "skip"]
+from mixonomy.choices import BadImagePolicy
+
 MAX_BAD_SHARE = 0.01  # of all images of a source; above it something else is wrong
 
 
@@ -24,7 +24,7 @@ class BadImages:
       errors: name -> why it cannot be read.
     """
 
-    policy: Policy = "error"
+    policy: BadImagePolicy = "error"
     errors: dict[str, str] = field(default_factory=dict)
 
     def add(self, *found: BadImage) -> None:

@@ -4,6 +4,7 @@ Axes: B images.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,9 +53,33 @@ def random_boxes(
 
 def or_central_box(boxes: Boxes, image_size: tuple[int, int], ratio: tuple[float, float]) -> Boxes:
     """Replaces boxes of height 0 by the largest central one within the range of aspect ratios."""
+    return np.where(boxes[:, 2:3] > 0, boxes, np.array(_central_box(image_size, ratio)))
+
+
+def random_box(
+    draws: Sequence[float], image_size: tuple[int, int], *, area: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    """`random_boxes` (whole) and `or_central_box` for one image: numpy would take longer than a small JPEG's resize.
+
+    Args:
+      draws: [DRAWS] in [0, 1).
+    Returns:
+      (top, left, height, width) in pixels.
+    """
+    height, width = image_size
+    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
+    for share, shape in zip(draws[:ATTEMPTS], draws[ATTEMPTS : 2 * ATTEMPTS], strict=True):
+        pixels = height * width * (area[0] + share * (area[1] - area[0]))
+        aspect = math.exp(log_low + shape * (log_high - log_low))
+        w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
+        if 0 < h <= height and 0 < w <= width:
+            return int(draws[-2] * (height - h + 1)), int(draws[-1] * (width - w + 1)), h, w
+    return _central_box(image_size, ratio)
+
+
+def _central_box(image_size: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, int, int, int]:
     height, width = image_size
     shape = width / height
     w = width if shape <= ratio[1] else round(height * ratio[1])
     h = height if shape >= ratio[0] else round(width / ratio[0])
-    central = np.array([(height - h) // 2, (width - w) // 2, h, w])
-    return np.where(boxes[:, 2:3] > 0, boxes, central)
+    return (height - h) // 2, (width - w) // 2, h, w

@@ -3,17 +3,29 @@
 Axes: C channels (1 or 3), H and W pixels.
 """
 
+import contextlib
 import io
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from mixonomy.data.sources.base import Encoded
 
+Box = tuple[int, int, int, int]
+"""Top, left, height and width in pixels."""
+
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision weigh red, green and blue
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # Pillow refuses more
+SCALES = (8, 4, 2)  # by which libjpeg can shrink an image while it decodes
+# A crop keeps at least so many times the pixels a side that are wanted of it. At 1.5 photographs differ from those that
+# were decoded whole by less than one grey level on average, less than bilinear differs from bicubic; at 1 by three.
+MIN_SPARE = 1.5
+TURNED = 5  # EXIF orientations from here on swap height and width
+FRAMES = {marker for marker in range(0xC0, 0xD0) if marker not in (0xC4, 0xC8, 0xCC)}  # JPEG's "start of frame"
 WHITE = 255  # what shows through where an image is transparent
 NO_HEIC = "HEIC needs the library libheif: `apt install libheif1` or `brew install libheif`, or save it as JPEG"
 # What Pillow's decoders raise for damaged files; AVIF's raises RuntimeError.
@@ -40,10 +52,14 @@ def decode(image: Encoded | Image.Image, channels: int = 3) -> Tensor:
         return pixels.expand(3, -1, -1) if channels == 3 else _to_grey(pixels)
     if isinstance(image, Image.Image):
         return _decode_with_pillow(image, channels)
-    from torchcodec.decoders import decode_image  # pyright: ignore[reportPrivateImportUsage]
+    from torchcodec.decoders import decode_image, decode_jpeg  # pyright: ignore[reportPrivateImportUsage]
 
     if not image:
         raise ValueError("not a readable image (an empty file)")
+    size = jpeg_size(image)
+    if size is not None and size[0] * size[1] <= MAX_PIXELS:
+        with contextlib.suppress(RuntimeError, ValueError):  # Pillow may read it, or says what is wrong
+            return decode_jpeg(image, mode="RGB" if channels == 3 else "GRAY")
     header = _header(image)
     if header is None or not header.has_transparency_data:
         try:
@@ -57,6 +73,68 @@ def decode(image: Encoded | Image.Image, channels: int = 3) -> Tensor:
     assert header is not None
     with header:
         return _decode_with_pillow(header, channels)
+
+
+def decode_crop(
+    image: Encoded, channels: int, choose: Callable[[tuple[int, int]], Box], image_size: tuple[int, int]
+) -> Tensor:
+    """Decodes an image and cuts a box out of it; of a large JPEG with no more pixels than the box needs.
+
+    Where the box has many more pixels than are wanted of it, the JPEG is decoded at a half, a quarter or an eighth of
+    its size, which takes about half the time. The box's edges then move to whole pixels of that size.
+
+    Args:
+      choose: (height, width) of the upright image -> the box.
+      image_size: (height, width) that the box will be resized to.
+    Returns:
+      uint8 [channels, h, w], a view.
+    Raises:
+      ValueError: as `decode`.
+    """
+    stored = jpeg_size(image) if isinstance(image, bytes) else None
+    if stored is None or min(stored) < min(SCALES) * MIN_SPARE * min(image_size):
+        pixels = decode(image, channels)
+        return _cut(pixels, choose((pixels.shape[1], pixels.shape[2])))
+    assert isinstance(image, bytes)
+    header = _header(image)
+    if header is None:
+        raise ValueError("not a readable image (no known format)")
+    with header:
+        width, height = header.size
+        if header.getexif().get(ExifTags.Base.Orientation, 1) >= TURNED:
+            height, width = width, height
+        box = choose((height, width))
+        spare = min(box[2] / image_size[0], box[3] / image_size[1]) / MIN_SPARE
+        scale = next((scale for scale in SCALES if scale <= spare), 1)
+        if scale == 1:
+            return _cut(decode(image, channels), box)
+        header.draft(None, (header.width // scale, header.height // scale))
+        pixels = _decode_with_pillow(header, channels)
+    return _cut(pixels, tuple(edge // scale for edge in box))
+
+
+def jpeg_size(image: bytes) -> tuple[int, int] | None:
+    """(height, width) as a JPEG file stores them, before any turn; None if it is no JPEG, or an odd one.
+
+    A twentieth of the time that Pillow takes to open a file.
+    Source: ITU-T T.81, annex B.
+    """
+    if image[:3] != b"\xff\xd8\xff":
+        return None
+    place = 2
+    while place + 9 <= len(image) and image[place] == 0xFF:
+        marker = image[place + 1]
+        if marker in FRAMES:
+            return int.from_bytes(image[place + 5 : place + 7], "big"), int.from_bytes(
+                image[place + 7 : place + 9], "big"
+            )
+        place += 2 + int.from_bytes(image[place + 2 : place + 4], "big")
+    return None
+
+
+def _cut(pixels: Tensor, box: Box) -> Tensor:
+    top, left, height, width = box
+    return pixels[:, top : top + height, left : left + width]
 
 
 def _header(image: bytes) -> Image.Image | None:

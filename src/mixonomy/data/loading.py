@@ -3,6 +3,10 @@
 Axes: B images in a batch, N images, c image channels, H and W pixels.
 """
 
+import importlib
+import itertools
+import math
+import mmap
 import os
 import signal
 import sys
@@ -17,11 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mixonomy import devices
 from mixonomy.data import stream
 from mixonomy.data.augment import augment_batch
 from mixonomy.data.bad_images import BadImage, BadImages
 from mixonomy.data.decode import decode
 from mixonomy.data.sources import Split
+from mixonomy.data.sources.base import Labels
 from mixonomy.data.transforms import TrainTransform, evaluation_crop
 from mixonomy.preprocessing import Preprocessing
 
@@ -30,6 +36,8 @@ if TYPE_CHECKING:  # pydantic, which prediction does without
 
 MEMORY_BYTES = 2 * 2**30  # decoded images up to here live in memory as one uint8 tensor
 EVAL_BATCH = 250
+PREFETCH = 2  # batches that each worker may be ahead
+WORKER_START = "fork" if sys.platform == "linux" else None  # None: the system's own way
 
 
 @dataclass(frozen=True)
@@ -99,10 +107,14 @@ def read_image(split: Split, index: int, channels: int) -> Tensor | BadImage:
     """Decodes one image of a split to uint8 [channels, H, W], or says why it cannot."""
     try:
         return decode(split.images[index], channels)
-    except ValueError as error:
-        return BadImage(split.names[index], str(error))
-    except OSError as error:
-        return BadImage(split.names[index], f"its file cannot be read ({error.strerror or error})")
+    except (ValueError, OSError) as error:
+        return _bad_image(split, index, error)
+
+
+def _bad_image(split: Split, index: int, error: ValueError | OSError) -> BadImage:
+    is_file = isinstance(error, OSError)
+    reason = f"its file cannot be read ({error.strerror or error})" if is_file else str(error)
+    return BadImage(split.names[index], reason)
 
 
 class InMemoryData:
@@ -135,13 +147,17 @@ class InMemoryData:
             good = self.is_readable[visits.indices]
             indices, keys = visits.indices[good], visits.keys[good]
             picked = torch.from_numpy(indices).to(self.pixels.device)
-            images = augment_batch(self.pixels[picked], keys, self.augment, self.image_size)
+            images = augment_batch(self.pixels.index_select(0, picked), keys, self.augment, self.image_size)
             yield Batch(images, self.labels[picked], keys)
             position += batch_size
 
 
 class WorkerData:
-    """Images decoded and augmented one by one in worker processes, in the order of the stream."""
+    """Images decoded and augmented one by one in worker processes, in the order of the stream.
+
+    The workers write into a few batches of shared memory that are used again and again: new memory for every batch
+    would cost them a third of a small JPEG's time, in pages that the kernel hands out and clears.
+    """
 
     kind = "decoded by workers"
 
@@ -154,54 +170,69 @@ class WorkerData:
         workers: int,
         bad: BadImages,
     ):
-        self.dataset = _TrainSamples(split, TrainTransform(augment, preprocessing), preprocessing)
+        self.split, self.transform = split, TrainTransform(augment, preprocessing)
+        self.image_shape = (preprocessing.channels, *preprocessing.image_size)
         self.order, self.workers, self.bad = order, workers, bad
 
     def batches(self, position: int, batch_size: int) -> Generator[Batch, None, None]:
         """See `TrainData`."""
-        visits = _Visits(self.order, position, batch_size)
-        options = _worker_options(self.workers)
+        # A worker is given the next batch when one is taken from the loader: as many as are ahead, and the one taken.
+        num_slots = self.workers * PREFETCH + 1
+        slots = _shared_memory((num_slots, batch_size, *self.image_shape), self.workers)
+        samples = _TrainSamples(self.split, self.transform, slots)
+        visits = _Visits(self.order, position, batch_size, num_slots)
+        importlib.import_module("torchcodec.decoders")  # here once, not in each worker
         # A batch is one item: it is put together where its images are decoded.
-        loader = DataLoader(self.dataset, batch_size=None, sampler=visits, collate_fn=None, **options)
-        for batch in _alive(loader):
-            self.bad.add(*batch.bad)  # an error is raised here: a worker's would bring its traceback along
-            yield batch
+        options = _worker_options(self.workers)
+        loader = DataLoader(samples, batch_size=None, sampler=visits, collate_fn=None, **options)
+        for number, made in enumerate(_alive(loader)):
+            self.bad.add(*made.bad)  # an error is raised here: a worker's would bring its traceback along
+            # By numpy, in one thread: torch's others would wait for work on cores that the workers need.
+            images = slots[number % num_slots, : len(made.keys)].numpy().copy()
+            yield Batch(torch.from_numpy(images), torch.from_numpy(made.labels), made.keys, made.bad)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a worker sends of a batch, whose images are in shared memory."""
+
+    labels: Labels
+    keys: stream.UInts
+    bad: tuple[BadImage, ...]
 
 
 @dataclass(frozen=True)
 class _TrainSamples(Dataset):
     split: Split
     transform: TrainTransform
-    preprocessing: Preprocessing
+    slots: Tensor  # uint8 [slots, B, c, H, W]
 
-    def __getitem__(self, visits: stream.Visits) -> Batch:
-        images, good, bad = [], [], []
-        for place, (index, key) in enumerate(zip(visits.indices.tolist(), visits.keys.tolist(), strict=True)):
-            pixels = read_image(self.split, index, self.preprocessing.channels)
-            if isinstance(pixels, BadImage):
-                bad.append(pixels)
-            else:
-                images.append(self.transform(pixels, key))
+    def __getitem__(self, task: tuple[int, stream.Visits]) -> _Made:
+        slot, visits = task
+        images = self.slots[slot].numpy()
+        good, bad = [], []
+        draws = self.transform.draws(visits.keys)
+        for place, index in enumerate(visits.indices.tolist()):
+            try:
+                self.transform(self.split.images[index], draws[place], images[len(good)])
                 good.append(place)
-        shape = (0, self.preprocessing.channels, *self.preprocessing.image_size)
-        stacked = torch.stack(images) if images else torch.empty(shape, dtype=torch.uint8)
-        labels = torch.from_numpy(self.split.labels[visits.indices[good]])
-        return Batch(stacked, labels, visits.keys[good], tuple(bad))
+            except (ValueError, OSError) as error:
+                bad.append(_bad_image(self.split, index, error))
+        return _Made(self.split.labels[visits.indices[good]], visits.keys[good], tuple(bad))
 
 
 @dataclass(frozen=True)
 class _Visits:
-    """An endless sampler of batches."""
+    """An endless sampler of batches, each with the slot of shared memory that it goes into."""
 
     order: stream.Order
     position: int
     batch_size: int
+    num_slots: int
 
-    def __iter__(self) -> Iterator[stream.Visits]:
-        position = self.position
-        while True:
-            yield self.order.at(position, self.batch_size)
-            position += self.batch_size
+    def __iter__(self) -> Iterator[tuple[int, stream.Visits]]:
+        for number in itertools.count():
+            yield number % self.num_slots, self.order.at(self.position + number * self.batch_size, self.batch_size)
 
 
 class EvalData:
@@ -287,18 +318,28 @@ def _alive(loader: DataLoader) -> Iterator[Any]:
         ) from None
 
 
-def _leave_ctrl_c_to_the_parent(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _shared_memory(shape: tuple[int, ...], workers: int) -> Tensor:
+    """uint8 zeros that worker processes started later share with this one."""
+    if not workers:
+        return torch.zeros(shape, dtype=torch.uint8)
+    if WORKER_START == "fork":  # memory without a name: containers often allow 64 MB of the other kind (/dev/shm)
+        return torch.frombuffer(mmap.mmap(-1, math.prod(shape)), dtype=torch.uint8).view(shape)
+    return torch.zeros(shape, dtype=torch.uint8).share_memory_()
+
+
+def _start_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    devices.prepare(torch.device("cpu"))
 
 
 def _worker_options(workers: int) -> dict[str, Any]:
     if not workers:
         return {"num_workers": 0}
     return {
-        "worker_init_fn": _leave_ctrl_c_to_the_parent,
+        "worker_init_fn": _start_worker,
         "num_workers": workers,
-        "prefetch_factor": 2,
-        "multiprocessing_context": "fork" if sys.platform == "linux" else None,
+        "prefetch_factor": PREFETCH,
+        "multiprocessing_context": WORKER_START,
     }
 
 

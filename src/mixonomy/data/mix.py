@@ -60,5 +60,6 @@ def cutmix(images: Tensor, targets: Tensor, keys: stream.UInts, prob: float) -> 
     boxes = np.stack([top, left, bottom - top, right - left], axis=1)
     boxes[apply >= prob, 2:] = 0
     pasted = torch.from_numpy(boxes[:, 2] * boxes[:, 3] / (height * width)).to(targets)[:, None]
-    mask = inside(boxes, (height, width)).to(images.device)
-    return torch.where(mask, images.roll(1, 0), images), torch.lerp(targets, targets.roll(1, 0), pasted)
+    mask = inside(boxes, (height, width)).to(images)
+    # A weight of 0 or 1 picks exactly, and on a CPU several times as fast as torch.where.
+    return torch.lerp(images, images.roll(1, 0), mask), torch.lerp(targets, targets.roll(1, 0), pasted)

@@ -2,12 +2,15 @@
 
 import hashlib
 import os
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mixonomy.data.sources import Labels, Source, Split
+from mixonomy.data.sources.base import Chained, Images, Labels, Picked, Source, Split
+from mixonomy.data.sources.files import Files, PackedStrings
 
 TEST_SHARE = 0.1  # of a source that has a train split and nothing else
 _SPLIT_SEED = "mixonomy split 0"  # fixed: runs with other seeds are scored on the same images
@@ -35,17 +38,21 @@ class Plan:
         return f"{len(self.train):,} training, {val} and {len(self.test):,} test images"
 
 
-def plan_splits(source: Source, val_share: float) -> Plan:
+def plan_splits(
+    source: Source, val_share: float, *, train_on_val: bool = False, train_images: int | None = None
+) -> Plan:
     """Decides the splits by the rule that test is scored once and never chooses.
 
     A source's own val split chooses if it has a test split too. A source whose only other split is val
     is scored on it, and validation data comes out of train. Held-out slices are stratified by class and
-    depend on the images' names only, not on their order or the seed.
+    depend on the images' names and on which are the same file, not on their order or the seed.
 
     Args:
       val_share: share of train to hold out where no val split can choose; 0 holds out nothing.
+      train_on_val: whether what would choose joins the training images, so that nothing chooses.
+      train_images: take so many of train and val together, those held out among them; val as such is no more.
     Raises:
-      ValueError: if there is no train split, or it is too small to hold out anything.
+      ValueError: if there is no train split, or it has too few images, or it is too small to hold out anything.
     """
     if "train" not in source.splits:
         raise ValueError(f"{source.name} has no train split, only {', '.join(source.splits)}; training needs one.")
@@ -57,29 +64,52 @@ def plan_splits(source: Source, val_share: float) -> Plan:
     else:
         train, test = hold_out(train, TEST_SHARE)
         test_name = f"a tenth of {source.name}"
+    if train_images is not None:
+        train, val = _first(train if val is None else joined_splits(train, val), train_images, source.name), None
+    if train_on_val:
+        return Plan(train if val is None else joined_splits(train, val), None, test, test_name)
     if val is None and val_share > 0:
         train, val = hold_out(train, val_share)
     return Plan(train, val, test, test_name)
+
+
+def joined_splits(first: Split, second: Split) -> Split:
+    """The samples of both, without copying images."""
+    names = PackedStrings([*first.names, *second.names])
+    return Split(Chained(first.images, second.images), np.concatenate([first.labels, second.labels]), names)
+
+
+def _first(split: Split, count: int, source: str) -> Split:
+    """The images whose hashed names come first."""
+    if count > len(split):
+        raise ValueError(f"train_images is {count:,} and {source} has {len(split):,} to train on; give fewer.")
+    ranks = np.array([_rank(f"first/{name}") for name in split.names], dtype=np.uint64)
+    return split.pick(np.sort(np.argsort(ranks, kind="stable")[:count]))
 
 
 def hold_out(split: Split, share: float) -> tuple[Split, Split]:
     """Splits off a stratified share: (rest, held out).
 
     Of each class, `share` of its images whose hashed names come first: rounded, at least one if it has two, never all.
-    An image with several classes counts for the rarest of them.
+    Images of a class that are the same file stay together, and go to the rest where they are too many to hold out: a
+    model must not be scored on what it learned from. An image with several classes counts for the rarest of them.
 
     Raises:
       ValueError: if the split is too small to hold out anything.
     """
     ranks = np.array([_rank(name) for name in split.names], dtype=np.uint64)
-    held: list[NDArray[np.int64]] = []
+    held: list[int] = []
     strata = _strata(split.labels)
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
         count = min(max(round(share * len(members)), 1), len(members) - 1)
-        held.append(members[np.argsort(ranks[members], kind="stable")][:count])
+        room = count
+        for copies in _copies(split.images, members[np.argsort(ranks[members], kind="stable")].tolist()):
+            if len(copies) <= room:
+                held += copies
+                room -= len(copies)
     chosen = np.zeros(len(split), dtype=bool)
-    chosen[np.concatenate(held)] = True
+    chosen[held] = True
     if not chosen.any():
         raise ValueError(f"{len(split)} images, no class with two, are too few to hold out {share:.0%}; add images.")
     return split.pick(np.flatnonzero(~chosen)), split.pick(np.flatnonzero(chosen))
@@ -93,6 +123,41 @@ def _strata(labels: Labels) -> NDArray[np.int64]:
     num_classes = labels.shape[1]
     rarity = np.where(labels, counts, len(labels) + 1)  # [N, K]
     return np.where(labels.any(1), rarity.argmin(1) if num_classes else 0, num_classes).astype(np.int64)
+
+
+def _copies(images: Images, members: Sequence[int]) -> list[list[int]]:
+    """Groups members that are the same file, in the order of their first ones.
+
+    Only those of equal size are read: of a class of photographs a few, so this costs little more than listing them.
+    """
+    sizes = [_num_bytes(images, index) for index in members]
+    repeated = {size for size, count in Counter(sizes).items() if count > 1}
+    groups: dict[object, list[int]] = {}
+    for index, size in zip(members, sizes, strict=True):
+        key = _digest(images, index) if size in repeated else size
+        groups.setdefault(index if key is None else (size, key), []).append(index)
+    return list(groups.values())
+
+
+def _num_bytes(images: Images, index: int) -> int | None:
+    """The size of an image file, without reading it where it lies on disk; None if it cannot be read."""
+    if isinstance(images, Picked):
+        return _num_bytes(images.images, int(images.indices[index]))
+    try:
+        if isinstance(images, Files):
+            return os.stat(images.root / images.paths[index]).st_size
+        image = images[index]
+    except OSError:
+        return None
+    return len(image) if isinstance(image, bytes) else image.nbytes
+
+
+def _digest(images: Images, index: int) -> bytes | None:
+    try:
+        image = images[index]
+    except OSError:
+        return None
+    return hashlib.blake2b(image if isinstance(image, bytes) else image.tobytes(), digest_size=16).digest()
 
 
 def _rank(name: str) -> int:

@@ -2,7 +2,7 @@
 
 A position in the stream is one number, the samples seen so far. Which sample stands there, and which random
 numbers its augmentation gets, are pure functions of (seed, epoch, index): workers, batch sizes and restarts change
-nothing. (Mixup's Beta draw, dropout and the per-sample path turn these keys into numbers by numpy and torch.)
+nothing. (Mixup and dropout turn these keys into numbers by numpy and torch.)
 
 Axes: B samples, N samples of the split.
 """

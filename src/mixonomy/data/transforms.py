@@ -3,19 +3,31 @@
 Axes: c image channels, H and W pixels.
 """
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from mixonomy.data import stream
 from mixonomy.data.augment import (
+    CROP,
     CROP_RATIO,
     DEFAULT_MIN_AREA,
     DEFAULT_PAD,
-    ERASE_AREA,
-    ERASE_RATIO,
     ERASE_VALUE,
+    RANDAUGMENT,
+    erased_boxes,
+    flipped,
+    shifts,
 )
+from mixonomy.data.boxes import DRAWS, random_box
+from mixonomy.data.decode import Box, decode, decode_crop
+from mixonomy.data.randaugment import DRAWS as LAYER_DRAWS
+from mixonomy.data.randaugment import randaugment
+from mixonomy.data.sources.base import Encoded
 from mixonomy.preprocessing import PAD_VALUE, Preprocessing
 
 if TYPE_CHECKING:  # pydantic, which prediction does without
@@ -41,9 +53,9 @@ def evaluation_crop(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
         size = [max(round(pixels.shape[1] * scale), 1), max(round(pixels.shape[2] * scale), 1)]
         down, right = height - size[0], width - size[1]
         bars = [right // 2, right - right // 2, down // 2, down - down // 2]  # left, right, top, bottom
-        return torch.nn.functional.pad(_resized(pixels, size), bars, value=PAD_VALUE)
+        return torch.nn.functional.pad(resized(pixels, size), bars, value=PAD_VALUE)
     if preprocessing.crop == "squash":
-        return _resized(pixels, [height, width])
+        return resized(pixels, [height, width])
     larger = (height * preprocessing.resize, width * preprocessing.resize)
     if preprocessing.crop == "resmall":
         scale = max(larger[0] / pixels.shape[1], larger[1] / pixels.shape[2])
@@ -53,61 +65,96 @@ def evaluation_crop(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
         shape = f"{pixels.shape[1]}x{pixels.shape[2]} pixels"
         raise ValueError(f"not a usable image ({shape} is too long and narrow for the crop {preprocessing.crop})")
     top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
-    return _resized(pixels, size)[:, top : top + height, left : left + width]
+    return resized(pixels, size)[:, top : top + height, left : left + width]
 
 
-def _resized(pixels: Tensor, size: list[int]) -> Tensor:
+def resized(pixels: Tensor, size: list[int]) -> Tensor:
     """uint8 [c, H, W] -> uint8 [c, *size]; what torchvision's v2 resize gives, without seconds of importing it."""
     if list(pixels.shape[1:]) == size:
         return pixels
     return torch.nn.functional.interpolate(pixels[None], size=size, mode="bilinear", antialias=True)[0]
 
 
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one training image; empty or None for what the recipe does not do.
+
+    Args:
+      crop: uniform in [0, 1): [DRAWS] for the inception crop, else none.
+      shift: how far the pad crop begins into the image with its frame, down and right.
+      is_flipped: whether it is mirrored.
+      randaugment: uniform in [0, 1), see `randaugment`.
+      erased: the box that is greyed.
+    """
+
+    crop: list[float]
+    shift: list[int] | None
+    is_flipped: bool
+    randaugment: list[float]
+    erased: list[int] | None
+
+
 class TrainTransform:
-    """One training image by torchvision's transforms, with a random state of its own.
+    """Training images one by one, from their files to a place in a batch.
+
+    Crops, flips and erases as `augment_batch` does, with the same random numbers, and applies RandAugment.
 
     Args:
       config: the recipe's augmentation, without the mixing of images.
       preprocessing: of evaluation; gives the size, and the crop where the recipe has none.
-
-    RandAugment is torchvision's. big_vision's, which the paper's runs used, has 16 operations to torchvision's 14,
-    stronger ones at the same magnitude (its scale ends at 10), and applies each with a probability of its own.
     """
 
     def __init__(self, config: "Augment", preprocessing: Preprocessing):
-        from torchvision.transforms import v2
+        self.config, self.preprocessing = config, preprocessing
+        self.area = (config.min_area or DEFAULT_MIN_AREA, 1.0)
+        self.pad = config.pad or DEFAULT_PAD
+        magnitude = config.randaugment_magnitude
+        self.magnitude = DEFAULT_MAGNITUDE if magnitude is None else magnitude
 
-        size = list(preprocessing.image_size)
-        self.preprocessing = preprocessing
-        self.crop = config.crop
-        steps: list[torch.nn.Module] = []
+    def draws(self, keys: stream.UInts) -> list[Draws]:
+        """The random numbers of each image of a batch, a pure function of its key. [B] -> B of them"""
+        config, count = self.config, len(keys)
+        nothing: list[Any] = [None] * count
+        crop: list[list[float]] = [[]] * count
         if config.crop == "inception":
-            area = (config.min_area or DEFAULT_MIN_AREA, 1.0)
-            steps.append(v2.RandomResizedCrop(size, scale=area, ratio=CROP_RATIO, antialias=True))
-        elif config.crop == "pad":
-            steps.append(v2.RandomCrop(size, padding=config.pad or DEFAULT_PAD))
-        if config.flip:
-            steps.append(v2.RandomHorizontalFlip())
-        if config.randaugment_layers:
-            magnitude = config.randaugment_magnitude
-            magnitude = DEFAULT_MAGNITUDE if magnitude is None else magnitude
-            # On a PIL image, where these operations are several times faster than on a uint8 tensor.
-            steps += [
-                v2.ToPILImage(),
-                v2.RandAugment(config.randaugment_layers, magnitude, fill=ERASE_VALUE),
-                v2.PILToTensor(),
-            ]
+            crop = stream.uniforms(keys, DRAWS, CROP).tolist()
+        shift = shifts(stream.uniforms(keys, 2, CROP), self.pad).tolist() if config.crop == "pad" else nothing
+        is_flipped = flipped(keys).tolist() if config.flip else [False] * count
+        layers = stream.uniforms(keys, config.randaugment_layers * LAYER_DRAWS, RANDAUGMENT).tolist()
+        erased = nothing
         if config.erase_prob:
-            steps.append(v2.RandomErasing(config.erase_prob, scale=ERASE_AREA, ratio=ERASE_RATIO, value=ERASE_VALUE))
-        self.steps = v2.Compose(steps) if steps else v2.Identity()
+            erased = erased_boxes(keys, config.erase_prob, self.preprocessing.image_size).tolist()
+        return [Draws(*each) for each in zip(crop, shift, is_flipped, layers, erased, strict=True)]
 
-    def __call__(self, pixels: Tensor, key: int) -> Tensor:
-        """uint8 [c, H, W] -> uint8 [c, *image_size]; the result depends on the pixels and the key alone.
+    def __call__(self, image: Encoded, draws: Draws, out: NDArray[np.uint8]) -> None:
+        """Decodes and augments one image.
 
-        Seeds torch's process-wide generator and puts its state back; not for threads.
+        Args:
+          image: an image file, or pixels.
+          out: uint8 [c, *image_size]; the result is written here.
+        Raises:
+          ValueError: if the image cannot be read.
         """
-        if self.crop != "inception":
-            pixels = evaluation_crop(pixels, self.preprocessing)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(key)
-            return self.steps(pixels)
+        preprocessing, channels = self.preprocessing, self.preprocessing.channels
+        if self.config.crop == "inception":
+
+            def choose(size: tuple[int, int]) -> Box:
+                return random_box(draws.crop, size, area=self.area, ratio=CROP_RATIO)
+
+            box = decode_crop(image, channels, choose, preprocessing.image_size)
+            pixels = resized(box, list(preprocessing.image_size))
+        else:
+            pixels = evaluation_crop(decode(image, channels), preprocessing)
+            if draws.shift is not None:
+                (top, left), (height, width) = draws.shift, preprocessing.image_size
+                pixels = torch.nn.functional.pad(pixels, (self.pad,) * 4)[:, top : top + height, left : left + width]
+        interleaved = pixels.permute(1, 2, 0).numpy()
+        if draws.is_flipped:
+            interleaved = interleaved[:, ::-1]
+        for channel, plane in enumerate(out):  # plane by plane: half the time of a copy with the axes permuted
+            plane[...] = interleaved[..., channel]
+        if draws.randaugment:
+            out[...] = randaugment(out, draws.randaugment, self.magnitude)
+        if draws.erased is not None:
+            top, left, height, width = draws.erased
+            out[:, top : top + height, left : left + width] = ERASE_VALUE

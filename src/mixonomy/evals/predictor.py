@@ -4,12 +4,12 @@ Axes: B images, c image channels, H and W pixels, K classes.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from mixonomy.devices import Precision, autocast
+from mixonomy.choices import Loss, Precision
+from mixonomy.devices import autocast
 from mixonomy.preprocessing import Preprocessing
 
 
@@ -35,7 +35,7 @@ class Predictor:
     preprocessing: Preprocessing
     device: torch.device
     precision: Precision
-    loss: Literal["softmax", "sigmoid"] = "softmax"
+    loss: Loss = "softmax"
     temperature: float = 1.0
     is_multilabel: bool = False
 

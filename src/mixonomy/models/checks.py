@@ -7,7 +7,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from mixonomy.models.info import Loss, ModelInfo, Precision, TrainedOn
+from mixonomy.choices import Loss, PrecisionOrAuto
+from mixonomy.models.info import ModelInfo, TrainedOn
 from mixonomy.preprocessing import MAX_SIDE, Preprocessing
 
 MAX_COUNT = 2**20  # of classes, channels and widths; the largest published head has 115,217 classes
@@ -78,7 +79,7 @@ def checked_info(content: dict[str, Any]) -> ModelInfo:
     changes = content.get("changes", [])
     if not isinstance(changes, list) or not all(isinstance(change, str) for change in changes):
         raise TypeError("changes is no list of texts")
-    for key, allowed in (("loss", get_args(Loss)), ("precision", get_args(Precision))):
+    for key, allowed in (("loss", get_args(Loss)), ("precision", get_args(PrecisionOrAuto))):
         if content[key] not in allowed:
             raise ValueError(f"{key} is {content[key]!r}")
     temperature = float(content.get("temperature", 1.0))

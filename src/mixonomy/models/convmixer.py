@@ -4,16 +4,14 @@ Axes: B images, C channels, K classes, h and w rows and columns of patches.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor, nn
 
+from mixonomy.choices import Activation
 from mixonomy.models.isotropic import Options, patch_grid
 from mixonomy.nn.init import initialise
 from mixonomy.nn.mlp import Gelu
 from mixonomy.nn.window import odd
-
-Activation = Literal["gelu", "relu"]
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from torch import nn
 
+from mixonomy.choices import Stem
 from mixonomy.models import convmixer, gmlp, mixer, resmlp, vit, window
 from mixonomy.models.info import ModelInfo, set_info
 from mixonomy.models.isotropic import Options
 from mixonomy.models.timm_model import CURATED, PREFIX, create_timm
-from mixonomy.models.timm_stem import Stem
 from mixonomy.nn.init import Init
 from mixonomy.nn.mlp import Gelu
 from mixonomy.preprocessing import Preprocessing

@@ -1,14 +1,12 @@
 """What travels with a model's weights: how it was built, what its classes are called, how images are prepared."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
+from mixonomy.choices import Loss, PrecisionOrAuto
 from mixonomy.preprocessing import Preprocessing
-
-Loss = Literal["softmax", "sigmoid"]
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -18,12 +16,16 @@ class TrainedOn:
     Args:
       source: the SOURCE string.
       val_share: share of train that was held out.
+      with_val: whether it was trained on the validation images too.
+      train_images: how many images it was limited to, if it was.
       digest: of names and labels, see `mixonomy.data.Source.digest`.
     """
 
     source: str
     val_share: float
     digest: str
+    with_val: bool = False
+    train_images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class ModelInfo:
     preprocessing: Preprocessing
     class_names: tuple[str, ...] = ()
     loss: Loss = "softmax"
-    precision: Precision = "auto"
+    precision: PrecisionOrAuto = "auto"
     trained_on: TrainedOn | None = None
     temperature: float = 1.0
     thresholds: tuple[float, ...] = ()

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixonomy.choices import Stem
 from mixonomy.models.info import ModelInfo, set_info
-from mixonomy.models.timm_stem import SMALL_SIDE, STEMS, Stem, make_small, stem_parts
+from mixonomy.models.timm_stem import SMALL_SIDE, STEMS, make_small, stem_parts
 from mixonomy.preprocessing import Preprocessing
 
 PREFIX = "timm:"

@@ -5,11 +5,12 @@ Most of them shrink an image by 32, and by 4 in the first two layers: of 32 x 32
 Axes: none; modules only.
 """
 
-from typing import Literal, get_args
+from typing import get_args
 
 from torch import nn
 
-Stem = Literal["auto", "imagenet", "small"]
+from mixonomy.choices import Stem
+
 STEMS = get_args(Stem)
 SMALL_SIDE = 64
 """Longest side, in pixels, of the images for which "auto" takes the small stem."""

@@ -4,16 +4,15 @@ Axes: B images, S tokens, C channels, K classes.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from mixonomy.choices import Pool
 from mixonomy.models.isotropic import Isotropic, Options, patch_grid
 from mixonomy.nn import MLP, Block, PatchEmbed, SelfAttention
 from mixonomy.nn.block import NORM_EPS
 
-Pool = Literal["token", "mean"]
 POSITIONS_STD = 0.02  # vision_transformer vit_jax/models_vit.py (AddPositionEmbs)
 
 

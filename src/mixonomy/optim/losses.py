@@ -3,15 +3,14 @@
 Axes: B images, K classes.
 """
 
-from typing import Literal
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-Loss = Literal["softmax", "sigmoid"]
+from mixonomy.choices import Loss
+
 MAX_WEIGHT = 100.0  # of a class; a rarer one would drown the others in noise
 
 

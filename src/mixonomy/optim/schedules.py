@@ -1,9 +1,8 @@
 """Learning-rate schedules: pure functions from the step to a factor of the peak rate."""
 
 import math
-from typing import Literal
 
-Schedule = Literal["linear", "cosine", "constant"]
+from mixonomy.choices import Schedule
 
 
 def lr_factor(step: int, *, total: int, warmup: int, schedule: Schedule, end: float = 0.0) -> float:

@@ -6,9 +6,11 @@ import importlib
 import runpy
 from pathlib import Path
 
-from mixonomy.recipe import Recipe
+from mixonomy.recipe import Recipe, changed
 
 FALLBACK = "folder"  # for data that has no recipe of its own
+FINETUNE, FOLDER_FINETUNE = "finetune", "folder_finetune"  # the same with --init, of known data and of others
+NOT_OF_DATA = (FALLBACK, FINETUNE, FOLDER_FINETUNE)
 
 
 def recipe_names() -> list[str]:
@@ -16,9 +18,11 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem != "__init__")
 
 
-def load_recipe(name: str) -> Recipe:
+def load_recipe(name: str, model: str | None = None) -> Recipe:
     """The recipe of a name, or of a Python file of one's own that sets `recipe`.
 
+    Args:
+      model: for which the recipe may have settings of its own; whatever model it has if not given.
     Raises:
       ValueError: if there is no such recipe, or the file sets none.
     """
@@ -36,29 +40,44 @@ def load_recipe(name: str) -> Recipe:
         near = difflib.get_close_matches(name, recipe_names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"unknown recipe {name!r}; {hint}`mixonomy list recipes` shows all names.")
-    return importlib.import_module(f"mixonomy.recipes.{name}").recipe
+    module = importlib.import_module(f"mixonomy.recipes.{name}")
+    return module.for_model(model) if model is not None and hasattr(module, "for_model") else module.recipe
 
 
-def choose_recipe(name: str | None, source: str | None, root: str | None = None) -> Recipe:
+def choose_recipe(
+    name: str | None,
+    source: str | None,
+    root: str | None = None,
+    init: str | None = None,
+    model: str | None = None,
+) -> Recipe:
     """The named recipe; else the one of the data's name; else the one for any data; digits if nothing is given.
 
     Args:
       root: folder of the known data sets, as for `mixonomy.open_source`.
+      init: weights to start from, which the recipe then does; one that is not named is for fine-tuning.
+      model: see `load_recipe`.
     """
-    if name is not None:
-        return load_recipe(name)
-    if source is None:
-        return load_recipe("digits")
-    of_data = source.replace("-", "_")
-    if of_data in recipe_names() and of_data != FALLBACK:
-        return load_recipe(of_data)
-    from mixonomy.data import open_source
-    from mixonomy.recipes.folder import recipe_for
+    found = _chosen(name, source, root, init is not None, model if init is None else None)
+    return found if init is None else changed(found, init=init)
 
+
+def _chosen(name: str | None, source: str | None, root: str | None, is_finetuning: bool, model: str | None) -> Recipe:
+    if name is not None:
+        return load_recipe(name, model)
+    of_data = (source or "digits").replace("-", "_")
+    if of_data in recipe_names() and of_data not in NOT_OF_DATA and not is_finetuning:
+        return load_recipe(of_data, model)
+    from mixonomy.data import known_sources, open_source
+
+    source, fallback = source or "digits", FALLBACK
+    if is_finetuning:
+        fallback = FINETUNE if source in dict(known_sources()) else FOLDER_FINETUNE
     try:
         splits = open_source(source, root).splits
     except ValueError:  # which training will explain
-        return load_recipe(FALLBACK)
+        return load_recipe(fallback)
+    recipe_for = importlib.import_module(f"mixonomy.recipes.{fallback}").recipe_for
     return recipe_for(len(splits.get("train", ())))
 
 

@@ -249,6 +249,8 @@ def early_best(run: FinishedRun) -> Advice | None:
 def small_validation(run: FinishedRun) -> Advice | None:
     """Too few validation images to tell checkpoints or recipes apart."""
     n = run.num_val
+    if run.recipe.data.train_on_val:
+        return None
     if not n:
         return Advice(
             "Nothing was held out for validation, so no checkpoint, temperature or threshold could be chosen. "

@@ -43,14 +43,14 @@ def write_check_page(check: Check, path: str | Path) -> Path:
 def _headline(check: Check) -> str:
     problems = sum(finding.is_blocking for finding in check.findings)
     height, width = check.summary.median_size
-    about = ", ".join(f"{part.name} {len(part.split):,}" for part in check.scan.parts)
-    against = f" Compared with {check.other}." if check.other else ""
+    about, beside = (_splits(check.counts(of_other=of_other)) for of_other in (False, True))
+    against = f" Compared with {check.other}: {beside}." if check.other else ""
     verdict = "Nothing was found that would break training or make its scores wrong."
     if problems:
         verdict = "Mend what is marked as a problem before training: it breaks training or makes its scores wrong."
     return markup.paragraph(f"Images: {about}.{against} {verdict}") + markup.tiles(
         [
-            ("images", f"{len(check.scan):,}"),
+            ("images", f"{check.scan.num_own:,}"),
             ("classes", f"{len(check.source.class_names):,}"),
             ("problems", f"{problems}"),
             ("notes", f"{len(check.findings) - problems}"),
@@ -86,7 +86,8 @@ def _cards(check: Check, case: Case) -> list[markup.Card]:
     for index in case.images[:MAX_IMAGES]:
         part, at = check.scan.locate(index)
         name, label = part.split.names[at], label_text(check.scan, check.source.class_names, index)
-        lines = [(part.name, label, ""), (name, "", "")]
+        where = f"{part.name} of {part.source}" if part.is_other else part.name
+        lines = [(where, label, ""), (name, "", "")]
         cards.append((picture(decode(part.split.images[at], 3), name), lines))
     return cards
 
@@ -114,6 +115,10 @@ def _images(check: Check) -> str:
         ("colour mode", tuple(summary.modes.items())),
     )
     return markup.section("images", "Images", *(_counts(name, rows) for name, rows in tables))
+
+
+def _splits(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
 
 
 def _counts(name: str, rows: Sequence[tuple[str, int]]) -> str:

@@ -51,6 +51,11 @@ class FinishedRun:
         images = self.info["facts"]["images"]
         return num_steps(self.recipe.duration, batch_size=self.recipe.batch_size, num_examples=images)
 
+    @property
+    def has_other_model(self) -> bool:
+        """Whether the recipe's model had no effect: it came from weights, or was a module of the user's own."""
+        return self.recipe.init is not None or self.result["model"] != self.recipe.model.name
+
     def validation(self, measure: str) -> list[tuple[int, float]]:
         """(step, value) of a measure at each evaluation on validation data; empty without such data."""
         key = f"val/{measure}"

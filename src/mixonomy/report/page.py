@@ -8,16 +8,16 @@ from typing import Any
 from pydantic import BaseModel
 
 from mixonomy.models.files import write_atomically
-from mixonomy.recipe import Recipe
 from mixonomy.report import markup, multi_label, sections, single_label
 from mixonomy.report.document import document
-from mixonomy.report.finished import read_finished
+from mixonomy.report.finished import FinishedRun, read_finished
 from mixonomy.report.pictures import RunPictures, run_pictures
 from mixonomy.runs import RunFolder
 
 BAD_IMAGES = 20  # that are named on the page
 CONTENTS = {
     "next": "What to do next",
+    "sweep": "What was tried",
     "curves": "Learning curves",
     "calibration": "Calibration",
     "confusion": "Confusion",
@@ -49,11 +49,12 @@ def write_report(folder: RunFolder, *, data_root: str | None = None) -> Path:
     own = multi_label if run.is_multilabel else single_label
     parts = {
         "next": sections.advice(run),
+        **({"sweep": sections.sweep(run)} if "sweep" in run.result else {}),
         "curves": sections.curves(run),
         **own.sections(run, pictures),
         "labels": sections.label_errors(run, pictures, own.suspect_card),
         "samples": sections.samples(run, pictures),
-        "recipe": _recipe(run.recipe, is_own=run.result["model"] != run.recipe.model.name),
+        "recipe": _recipe(run),
         "environment": _environment(run.info, run.result["bad_images"]),
     }
     title = f"{run.result['model']} on {run.result['data']}"
@@ -62,12 +63,14 @@ def write_report(folder: RunFolder, *, data_root: str | None = None) -> Path:
     return folder.report
 
 
-def _recipe(recipe: Recipe, *, is_own: bool) -> str:
-    rows = list(_fields(recipe))
-    parts = []
-    if is_own:
+def _recipe(run: FinishedRun) -> str:
+    rows, parts = list(_fields(run.recipe)), []
+    if run.has_other_model:
         rows = [row for row in rows if not row[0].startswith("model.")]
-        parts = [markup.paragraph("The model was a module of the user's own, so the recipe's model had no effect.")]
+        text = "The model was a module of the user's own, so the recipe's model had no effect."
+        if run.recipe.init is not None:
+            text = f"The model is that of the weights it started from, {run.recipe.init}."
+        parts = [markup.paragraph(text)]
     table = markup.table(("field", "value", "meaning"), rows, num_texts=3)
     return markup.section("recipe", "Recipe", *parts, table)
 

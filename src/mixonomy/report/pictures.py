@@ -54,7 +54,10 @@ def run_pictures(run: FinishedRun, data_root: str | None) -> RunPictures:
       ValueError: if the data is not there or has changed, or an image cannot be read.
     """
     source = data.open_source(run.recipe.data.source, data_root)
-    plan = data.plan_splits(source, run.recipe.data.val_share)
+    config = run.recipe.data
+    plan = data.plan_splits(
+        source, config.val_share, train_on_val=config.train_on_val, train_images=config.train_images
+    )
     channels = run.preprocessing.channels
     splits = {"test": plan.test, "val": plan.val}
     label_errors = {}

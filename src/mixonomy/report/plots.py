@@ -76,6 +76,22 @@ def lr_range_plot(rates: Sequence[float], losses: Sequence[float], smoothed: Seq
     return _svg(draw, (4.6, 3.2), "training loss over learning rate")
 
 
+def task_plot(scores: Sequence[tuple[str, float, float | None]]) -> str:
+    """Bars of accuracy by task: (name, share, standard deviation or None), the first on top."""
+
+    def draw(axes: "Axes") -> None:
+        names, values, spreads = zip(*scores, strict=True)
+        places = np.arange(len(names))
+        spreads = [spread or 0.0 for spread in spreads]
+        axes.barh(places, values, 0.65, xerr=spreads, color=COLOURS["accent"], alpha=0.75, ecolor=COLOURS["ink"])
+        axes.set_yticks(places, names)
+        axes.invert_yaxis()
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+        axes.set(xlabel="test top-1", xlim=(0, 1))
+
+    return _svg(draw, (5.0, 1.0 + 0.3 * len(scores)), "accuracy by task")
+
+
 def reliability_plot(counts: Sequence[int], correct: Sequence[int], confidence: Sequence[float]) -> str:
     """Accuracy against confidence, a dot per bin with its 95 % interval, over a histogram of confidence.
 

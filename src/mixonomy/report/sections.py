@@ -23,8 +23,10 @@ def about(run: FinishedRun) -> str:
         f"Recipe {result['recipe']}, seed {result['seed']}: {facts['images']:,} training images of "
         f"{len(run.names):,} classes, {result['steps']:,} steps, {run.info['started'][:10]}."
     )
-    if sizes and result["model"] == model["name"]:
+    if sizes and not run.has_other_model:
         text += f" Model: {', '.join(sizes)}."
+    if run.recipe.init is not None:
+        text += f" Model: {result['model']}, trained on from {run.recipe.init}."
     return markup.paragraph(text)
 
 
@@ -45,6 +47,25 @@ def advice(run: FinishedRun) -> str:
     if not found:
         body = markup.paragraph("Nothing in this run stands out as worth changing.")
     return markup.section("next", "What to do next", body)
+
+
+def sweep(run: FinishedRun) -> str:
+    """The values that a sweep tried, and how they did on the held-out images that chose."""
+    found = run.result["sweep"]
+    fields = list(found["chosen"])
+    rows = []
+    for trial in found["trials"]:
+        score = "diverged" if trial["score"] is None else f"{trial['score']:.2%}"
+        mark = "chosen" if trial["values"] == found["chosen"] else ""
+        rows.append((*(str(trial["values"][field]) for field in fields), mark, score, _duration(trial["seconds"])))
+    text = (
+        f"Each line is a training of the same length on the training images less those held out, by which the best "
+        f"was chosen; all took {_duration(found['seconds'])}. This run was then trained with it on the held-out images "
+        f"too, so nothing else was chosen, and its test images were scored once."
+    )
+    head = (*fields, "", f"{HEADLINES[run.headline]} on held-out images", "training time")
+    table = markup.table(head, rows, num_texts=len(fields) + 1)
+    return markup.section("sweep", "What was tried", markup.paragraph(text), table)
 
 
 def curves(run: FinishedRun) -> str:

@@ -111,8 +111,8 @@ def test_pictures_that_are_also_in_another_source_are_found(sound, picture, enco
     other = make_source(("x",), "other", test=[(copy, 0) for copy in copies])
     kinds = found(sound(), other)
     assert kinds == {
-        "leak-against": [(["train/3.png", "other/test/0.png", "other/test/1.png"], "the same file")],
-        "uncompared": [(["other/test/3.png"], "not a readable image (no known format)")],
+        "leak-against": [(["train/3.png", "test/0.png of other", "test/1.png of other"], "the same file")],
+        "uncompared": [(["test/3.png of other"], "not a readable image (no known format)")],
     }
     assert not check_source(sound(), other).is_ok
 
@@ -158,7 +158,9 @@ def test_json_has_every_case_and_the_counts(sound, picture, encoded):
     assert (unreadable["kind"], unreadable["blocking"], unreadable["title"]) == (
         "unreadable", True, "1 image cannot be read",
     )  # fmt: skip
-    assert unreadable["cases"][0]["images"] == [{"split": "train", "index": 32, "name": "32.png", "label": "dog"}]
+    assert unreadable["cases"][0]["images"] == [
+        {"source": "pets", "split": "train", "index": 32, "name": "32.png", "label": "dog"}
+    ]
     assert duplicate["blocking"] is False and len(duplicate["cases"][0]["images"]) == 21
 
 

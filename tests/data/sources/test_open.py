@@ -216,6 +216,20 @@ def test_unknown_name_is_refused_with_the_nearest_one(given, meant):
         open_source(given)
 
 
+def test_name_that_is_not_there_is_told_where_it_was_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos.zip").write_bytes(b"")
+    for given, said in {
+        "fotos": f"{tmp_path} has no folder, and no _train.parquet, of that name, .* did you mean 'photos'?",
+        f"{tmp_path}/photo": f"did you mean '{tmp_path}/photos'?",
+        "nowhere/photos": f"there is no folder {tmp_path}/nowhere, .*; give a folder of class folders, a .csv",
+        "photos.zip": "this file is none of .csv, .tsv and .parquet",
+    }.items():
+        with pytest.raises(ValueError, match=f"no data set '{given}': .*{said}"):
+            open_source(given)
+
+
 @pytest.mark.parametrize("text", ["", "no such thing [*]", "/nowhere/at/all"])
 def test_nonsense_is_refused(text):
     with pytest.raises(ValueError, match="no data set"):

@@ -45,8 +45,9 @@ class Check:
             "source": self.source.name,
             "against": self.other or None,
             "ok": self.is_ok,
-            "images": len(self.scan),
-            "splits": {part.name: len(part.split) for part in self.scan.parts},
+            "images": self.scan.num_own,
+            "splits": self.counts(),
+            "against_splits": self.counts(of_other=True) or None,
             "notes": list(self.source.notes),
             "findings": [self._finding(finding) for finding in self.findings],
             "classes": {
@@ -64,10 +65,15 @@ class Check:
         }
 
     def name_of(self, index: int) -> str:
-        """split/name of an image; names in a folder begin with their split anyway."""
+        """split/name of an image, "split/name of OTHER" in the other source; names in a folder begin with a split."""
         part, at = self.scan.locate(index)
         name = part.split.names[at]
-        return name if name.split("/")[0].lower() in SPLIT_FOLDERS else f"{part.name}/{name}"
+        name = name if name.split("/")[0].lower() in SPLIT_FOLDERS else f"{part.name}/{name}"
+        return f"{name} of {part.source}" if part.is_other else name
+
+    def counts(self, *, of_other: bool = False) -> dict[str, int]:
+        """Split -> number of images, of the source or of the one that it was checked against."""
+        return {part.name: len(part.split) for part in self.scan.parts if part.is_other == of_other}
 
     def _finding(self, finding: Finding) -> dict[str, Any]:
         cases = [{"images": [self._image(i) for i in case.images], "note": case.note} for case in finding.cases]
@@ -77,7 +83,8 @@ class Check:
     def _image(self, index: int) -> dict[str, Any]:
         part, at = self.scan.locate(index)
         label = label_text(self.scan, self.source.class_names, index)
-        return {"split": part.name, "index": at, "name": part.split.names[at], "label": label or None}
+        name = part.split.names[at]
+        return {"source": part.source, "split": part.name, "index": at, "name": name, "label": label or None}
 
 
 def check_source(

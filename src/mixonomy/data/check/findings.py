@@ -114,7 +114,8 @@ _KINDS = {
     ),
     "duplicate": _Kind(
         "{n} pictures are there more than once in a split",
-        "Keep one of each: copies weigh like several images, and split apart they leak.",
+        "Keep one of each: copies weigh like several images, and where training holds out images itself, those "
+        "that were saved again may lie on both sides.",
         False,
     ),
     "uncompared": _Kind(
@@ -144,7 +145,7 @@ def find_problems(source: Source, scan: Scan, duplicates: Duplicates, summary: S
             cases[kind].append(case)
     for kind, case in _classes(source, summary):
         cases[kind].append(case)
-    other = ", ".join(sorted({part.name.split("/")[0] for part in scan.parts if part.is_other}))
+    other = next((part.source for part in scan.parts if part.is_other), "")
     return tuple(
         Finding(kind, _title(known.title, len(found), other), known.advice, known.is_blocking, tuple(found))
         for kind, known in _KINDS.items()

@@ -25,10 +25,12 @@ class Part:
     """A split within the pool.
 
     Args:
-      name: "train", or "OTHER/train" for a split of the source that is checked against.
-      is_other: whether it belongs to that source.
+      source: name of the data set that it belongs to.
+      name: such as "train".
+      is_other: whether it belongs to the source that is checked against.
     """
 
+    source: str
     name: str
     split: Split
     is_other: bool = False
@@ -88,9 +90,10 @@ class Scan:
 
 def parts_of(source: Source, other: Source | None = None) -> tuple[Part, ...]:
     """The splits of a source, then those of another one that it is checked against."""
-    own = [Part(name, split) for name, split in source.splits.items()]
-    others = other.splits.items() if other else ()
-    return *own, *(Part(f"{other.name}/{name}", split, is_other=True) for name, split in others if other)
+    sources = [source, other] if other else [source]
+    return tuple(
+        Part(each.name, name, split, is_other=each is other) for each in sources for name, split in each.splits.items()
+    )
 
 
 def scan_images(

@@ -120,6 +120,21 @@ class Picked:
         return self.images[int(self.indices[index])]
 
 
+@dataclass(frozen=True)
+class Chained:
+    """The images of two splits, one after the other."""
+
+    first: Images
+    second: Images
+
+    def __len__(self) -> int:
+        return len(self.first) + len(self.second)
+
+    def __getitem__(self, index: int, /) -> Encoded:
+        count = len(self.first)
+        return self.first[index] if index < count else self.second[index - count]
+
+
 def joined(source: str, parts: dict[str, tuple[Split, tuple[str, ...]]]) -> tuple[dict[str, Split], tuple[str, ...]]:
     """Splits that were read one by one, each with class names of its own, with the class names of train.
 

@@ -4,8 +4,9 @@ import difflib
 import os
 from pathlib import Path
 
-from mixonomy.data.sources import csv_file, folder, hub, known, parquet
+from mixonomy.data.sources import csv_file, folder, hub, known, lists, parquet
 from mixonomy.data.sources.base import Source
+from mixonomy.data.sources.files import is_hidden
 
 DIGITS = Path(__file__).parents[1] / "digits"  # beside this package, shipped with it
 
@@ -14,8 +15,9 @@ def open_source(text: str, root: str | Path | None = None) -> Source:
     """Opens the data set that a SOURCE string names.
 
     Args:
-      text: "digits"; a known name; a folder of class folders; a .csv or .tsv of paths and labels; a .parquet file, or
-        the prefix of NAME_train.parquet and its siblings; or "hf:OWNER/NAME" of the Hugging Face hub.
+      text: "digits"; a known name; a folder of class folders, or with VTAB's train800.txt, val200.txt and test.txt; a
+        .csv or .tsv of paths and labels; a .parquet file, or the prefix of NAME_train.parquet and its siblings; or
+        "hf:OWNER/NAME" of the Hugging Face hub.
       root: folder of the known names; $MIXONOMY_DATA, else ~/.cache/mixonomy/data, if not given.
     Raises:
       ValueError: if nothing is found there, or a file is not what it should be; says what is allowed.
@@ -23,11 +25,12 @@ def open_source(text: str, root: str | Path | None = None) -> Source:
     if text == "digits":
         return parquet.open_prefix(DIGITS, "digits")
     if text in known.KNOWN:
-        where = Path(root or os.environ.get("MIXONOMY_DATA") or Path.home() / ".cache/mixonomy/data").expanduser()
-        return known.open_known(text, where)
+        return known.open_known(text, data_root(root))
     if text.startswith("hf:"):
         return hub.open_hub(text)
     path = Path(text).expanduser()
+    if text and lists.has_lists(path):
+        return lists.open_lists(path)
     if text and path.is_dir():
         return folder.open_folder(path)
     if path.suffix.lower() in csv_file.DELIMITERS:
@@ -36,12 +39,35 @@ def open_source(text: str, root: str | Path | None = None) -> Source:
         return parquet.open_file(path)
     if path.name and parquet.siblings(path):
         return parquet.open_prefix(path, path.name)
-    near = difflib.get_close_matches(text, ["digits", *known.KNOWN], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ValueError(
-        f"no data set {text!r}: it is no known name (`mixonomy list data`), no folder, .csv or .parquet file, "
-        f"and there is no {path.name}_train.parquet in {path.parent}{hint}"
+        f"no data set {text!r}: {_what_is_there(path)}, and it is no known name (`mixonomy list data`); "
+        f"{_nearest(text, path)}give a folder of class folders, a .csv, .tsv or .parquet file, the NAME of "
+        f"NAME_train.parquet, hf:OWNER/NAME or a known name."
     )
+
+
+def _what_is_there(path: Path) -> str:
+    if path.is_file():
+        return "this file is none of .csv, .tsv and .parquet"
+    parent = path.parent.resolve()
+    if not parent.is_dir():
+        return f"there is no folder {parent}"
+    return f"{parent} has no folder, and no _train.parquet, of that name"
+
+
+def _nearest(text: str, path: Path) -> str:
+    """ "did you mean 'NAME'? ", of the known names and of what lies where the path leads; "" if nothing is like it."""
+    names = ["digits", *known.KNOWN]
+    if path.name and path.parent.is_dir() and os.access(path.parent, os.R_OK | os.X_OK):
+        entries = (entry for entry in os.scandir(path.parent) if not is_hidden(entry.name))
+        files = (*csv_file.DELIMITERS, ".parquet")
+        given = text[: len(text.rstrip("/")) - len(path.name)]
+        names += [given + entry.name for entry in entries if entry.name.lower().endswith(files) or entry.is_dir()]
+    near = difflib.get_close_matches(text, names, n=1)
+    return f"did you mean {near[0]!r}? Else " if near else ""
+def data_root(root: str | Path | None = None) -> Path:
+    """The folder of the known names: as given, else $MIXONOMY_DATA, else ~/.cache/mixonomy/data."""
+    return Path(root or os.environ.get("MIXONOMY_DATA") or Path.home() / ".cache/mixonomy/data").expanduser()
 
 
 def known_sources() -> list[tuple[str, str]]:

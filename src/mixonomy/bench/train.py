@@ -1,0 +1,403 @@
+"""Training steps of a model, ours and others': the same weights, batch, loss and optimizer.
+
+    python -m mixonomy.bench.train TASK        one turn, in JSON; see `turns`
+
+A step goes from uint8 images on the device to changed weights. Before any is timed, each setting takes one step of
+plain SGD, and what the weights moved by is compared with the gradient in float64.
+
+Axes: B images, H and W pixels, K classes.
+"""
+
+import copy
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from mixonomy import devices, optim
+from mixonomy.bench import limits, turns
+from mixonomy.bench.peers import lucidrains_twin, randomise, timm_twin
+from mixonomy.bench.turns import HOPELESS, Measured, Turn
+from mixonomy.models import create
+from mixonomy.models.create import family_of
+from mixonomy.train_state import TrainState
+
+if TYPE_CHECKING:
+    from mixonomy.recipe import Recipe
+
+MODULE = "mixonomy.bench.train"
+DEFAULT = "timm fp32"  # the yardstick: timm as it comes
+LABEL_SMOOTHING = 0.1
+WEIGHT_DECAY = 0.1
+CHECK_LR = 1024.0  # a power of two, large: then what a weight moved by has all digits of the gradient
+CHUNK = 32  # images at a time in float64
+PROBE_SHARE = 8  # the first step of a slow precision sees one image in so many
+
+# Largest difference from float64, relative: of the loss; of the gradient, in fp32 any parameter's, in bf16 as a whole.
+TOLERANCES = {"fp32": (1e-4, 1e-3), "bf16": (2e-2, 5e-2)}
+SMALL = 1e-3  # of the whole gradient's norm: a bias before a norm has no gradient but what rounding leaves
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Who trains, in which precision ("auto": what `mixonomy train` takes), compiled or not."""
+
+    library: Literal["ours", "timm", "lucidrains"]
+    precision: Literal["auto", "fp32", "bf16"]
+    is_compiled: bool = False
+
+
+SETTINGS = {
+    DEFAULT: Setting("timm", "fp32"),
+    "timm bf16 autocast": Setting("timm", "bf16"),
+    "timm compiled fp32": Setting("timm", "fp32", is_compiled=True),
+    "timm compiled bf16": Setting("timm", "bf16", is_compiled=True),
+    "lucidrains fp32": Setting("lucidrains", "fp32"),
+    "lucidrains bf16 autocast": Setting("lucidrains", "bf16"),
+    turns.OURS: Setting("ours", "auto"),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and a batch.
+
+    Args:
+      model: arguments of `mixonomy.create` without image_size and num_classes.
+      turn_s: what the timed steps of one turn fill, at least two steps.
+      gemm_size: of the matrices whose product is the limit; limits.GEMM_SIZE if None.
+    """
+
+    model: dict[str, Any]
+    image_size: tuple[int, int]
+    batch_size: int
+    num_classes: int
+    turn_s: float = 10.0
+    gemm_size: int | None = None
+
+
+def case_of_model(name: str, image_size: int, *, batch_size: int = 32, num_classes: int = 1000) -> Case:
+    """A model by its name, with the GELU that timm has.
+
+    Raises:
+      ValueError: if there is no such model.
+    """
+    model: dict[str, Any] = {"name": name}
+    if not name.startswith("timm:") and family_of(name) != "convmixer":
+        model["gelu"] = "erf"
+    return Case(model, (image_size, image_size), batch_size, num_classes)
+
+
+def case_of_recipe(recipe: "Recipe", *, num_classes: int = 10) -> Case:
+    """Model, image size and batch size of a recipe; its optimizer, augmentation and loss are not part of it."""
+    return Case(recipe.model.model_dump(), recipe.height_width, recipe.batch_size, num_classes)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a comparison found.
+
+    Args:
+      flops: multiplications and additions of one training step.
+      differences: setting -> largest relative difference of loss or gradient from float64.
+      measured: setting -> its turns.
+    """
+
+    case: Case
+    flops: float
+    params: int
+    differences: dict[str, float]
+    measured: dict[str, Measured]
+    limits: limits.Limits
+
+    def numbers(self, setting: str) -> dict[str, Any]:
+        """What one setting reached; None where there is no number, and then `note` says why."""
+        found = turns.summary(
+            self.measured, setting, batch_size=self.case.batch_size, flops=self.flops, default=DEFAULT
+        )
+        return found | {"difference": self.differences.get(setting)}
+
+
+def compare(
+    case: Case,
+    settings: Sequence[str],
+    *,
+    device: str = "cpu",
+    rounds: int = 3,
+    precision: Literal["auto", "fp32", "bf16"] = "auto",
+    in_process: bool = False,
+    say: Callable[[str], None] = lambda text: None,
+) -> Result:
+    """Checks each setting, then lets those that are right take turns.
+
+    Args:
+      settings: names in SETTINGS.
+      precision: of ours.
+      in_process: all in this process, to see that it works.
+      say: told of what goes on.
+    Raises:
+      ValueError: if our own step differs from float64, or cannot be run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        # A compiler's cache of its own: else the first step's time would depend on what was measured before.
+        own_cache = {"TORCHINDUCTOR_CACHE_DIR": str(Path(folder) / "inductor")}
+        base = {"case": asdict(case), "device": device, "precision": precision, "folder": folder}
+
+        def do(task: dict[str, Any]) -> Any:
+            return run({**base, **task}) if in_process else turns.child(MODULE, {**base, **task}, own_cache)
+
+        facts = do({"do": "reference"})
+        differences, failed, first = dict[str, float](), dict[str, str](), dict[str, float]()
+        for name in sorted(settings, key=lambda name: name != turns.OURS):  # where ours fails, nothing else matters
+            try:
+                checked = do({"do": "check", "setting": name})
+                differences[name], first[name] = checked["difference"], checked["first_s"]
+                say(f"{name}: largest difference from float64 {checked['difference']:.1e}")
+            except ValueError as error:
+                if name == turns.OURS:
+                    raise ValueError(f"nothing was timed, since ours failed: {error}") from None
+                failed[name] = str(error)
+                say(f"{name}: {error}")
+
+        def turn(name: str, so_far: dict[str, Measured]) -> Turn:
+            # Only bfloat16 can be hopeless by nature; float32 that is slow is a machine that is busy.
+            yardstick = so_far[DEFAULT].seconds if DEFAULT in so_far and SETTINGS[name].precision == "bf16" else []
+            slow_after_s = HOPELESS * median(yardstick) if yardstick else 1e9
+            found = Turn(**do({"do": "turn", "setting": name, "slow_after_s": slow_after_s}))
+            found = replace(found, peak_bytes=None) if in_process else found  # what others left is not its own
+            return replace(found, first_s=max(found.first_s, first[name]))
+
+        measured = turns.take_turns(settings, rounds, turn, say, failed)
+        machine = limits.Limits(**do({"do": "limits"}))
+    return Result(case, facts["flops"], facts["params"], differences, measured, machine)
+
+
+def run(task: dict[str, Any]) -> Any:
+    """Does a task in this process: "reference" first, then "check" or "turn" of a setting, and "limits"."""
+    values = {**task["case"], "image_size": tuple(task["case"]["image_size"])}
+    case, device, folder = Case(**values), devices.resolve_device(task["device"]), Path(task["folder"])
+    if task["do"] == "reference":
+        return reference(case, device, folder)
+    if task["do"] == "limits":
+        return asdict(limits.measure(device, case.gemm_size))
+    setting = SETTINGS[task["setting"]]
+    if setting.library == "ours":
+        setting = replace(setting, precision=task["precision"])
+    if task["do"] == "check":
+        return check(case, setting, device, folder)
+    return asdict(measure(case, setting, device, task["slow_after_s"]))
+
+
+def build(case: Case) -> nn.Module:
+    """Our model, in training mode on the CPU; the same weights at every call, none of them zero."""
+    torch.manual_seed(0)
+    model = create(num_classes=case.num_classes, image_size=case.image_size, **case.model)
+    randomise(model, seed=0)
+    return model.train()
+
+
+def batch(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Random uint8 images [B, c, H, W] and labels int64 [B], the same at every call."""
+    generator = torch.Generator().manual_seed(1)
+    shape = (case.batch_size, case.model.get("in_channels", 3), *case.image_size)
+    images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+    labels = torch.randint(case.num_classes, (case.batch_size,), generator=generator)
+    return images.to(device), labels.to(device)
+
+
+def reference(case: Case, device: torch.device, folder: Path) -> dict[str, Any]:
+    """Loss and gradient in float64, kept in the folder for `check`; returns the FLOPs of a step and the parameters."""
+    from safetensors.torch import save_file
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = build(case).to(device)
+    images, labels = batch(case, device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(_normalised(images[:1], torch.float32))
+    exact = copy.deepcopy(model).double()
+    loss = 0.0
+    for x, y in zip(images.split(CHUNK), labels.split(CHUNK), strict=True):
+        part = nn.functional.cross_entropy(exact(_normalised(x, torch.float64)), y, label_smoothing=LABEL_SMOOTHING)
+        part = part * (len(x) / len(images))
+        part.backward()
+        loss += part.item()
+    gradients = {name: p.grad.float().cpu() for name, p in exact.named_parameters() if p.grad is not None}
+    save_file(gradients | {"loss": torch.tensor(loss)}, folder / "reference.safetensors")
+    # Backward multiplies twice as often as forward: once for the inputs' gradient, once for the weights'.
+    flops = 3 * counter.get_total_flops() * case.batch_size
+    return {"flops": flops, "params": sum(p.numel() for p in model.parameters())}
+
+
+def check(case: Case, setting: Setting, device: torch.device, folder: Path) -> dict[str, float]:
+    """Compares one step with the reference; returns the largest relative difference, and the seconds of the step.
+
+    Raises:
+      ValueError: if they differ by more than TOLERANCES.
+    """
+    from safetensors.torch import load_file
+
+    exact = load_file(folder / "reference.safetensors")
+    expected_loss = float(exact.pop("loss"))
+    gradients = build(case)
+    load_all(gradients, exact)
+    expected = twin(gradients, setting).state_dict()  # a twin's weights are ours in other names and shapes; so here
+    model = twin(build(case), setting)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    step = training_step(case, setting, device, model.to(device), is_checked=True)
+    losses: list[float] = []
+    first_s = turns.seconds_of(lambda: losses.append(float(step(case.batch_size))), device)
+    moved = {name: (before[name] - tensor.cpu()) / CHECK_LR for name, tensor in model.state_dict().items()}
+    precision = devices.resolve_precision(setting.precision, device)
+    names = [name for name, _ in model.named_parameters()]
+    together = [torch.cat([each[name].flatten() for name in names]) for each in (moved, expected)]
+    whole, floor = _relative(*together), SMALL * float(together[1].norm())
+    parts = {name: _relative(moved[name], expected[name], floor) for name in names}
+    worst = max(parts, key=lambda name: parts[name])
+    loss_difference = abs(losses[0] - expected_loss) / abs(expected_loss)
+    of_loss, of_gradient = TOLERANCES[precision]
+    if not loss_difference <= of_loss:
+        raise ValueError(f"wrong: the loss differs from float64 by {loss_difference:.1e}, allowed are {of_loss:.0e}")
+    found, what = (parts[worst], f"of {worst}") if precision == "fp32" else (whole, "as a whole")
+    if not found <= of_gradient:
+        raise ValueError(f"wrong: the gradient {what} differs by {found:.1e}, allowed are {of_gradient:.0e}")
+    return {"difference": max(found, loss_difference), "first_s": first_s}
+
+
+def twin(model: nn.Module, setting: Setting) -> nn.Module:
+    """The library's model with our weights."""
+    return {"ours": lambda m: m, "timm": timm_twin, "lucidrains": lucidrains_twin}[setting.library](model)
+
+
+def training_step(
+    case: Case, setting: Setting, device: torch.device, model: nn.Module, *, is_checked: bool = False
+) -> Callable[[int], Tensor]:
+    """The function that does one step on the first images of the batch and returns the loss.
+
+    Args:
+      model: of the setting's library, on the device.
+      is_checked: plain SGD in the place of AdamW, at CHECK_LR.
+    """
+    precision = devices.resolve_precision(setting.precision, device)
+    images, labels = batch(case, device)
+    if setting.library == "ours":
+        return _our_step(case, precision, device, model, images, labels, is_checked=is_checked)
+    optimizer = (
+        torch.optim.SGD(model.parameters(), lr=CHECK_LR)
+        if is_checked
+        else torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=WEIGHT_DECAY, fused=True)
+    )
+    forward: Any = torch.compile(model) if setting.is_compiled else model
+
+    def step(num_images: int) -> Tensor:
+        x = _normalised(images[:num_images], torch.float32)
+        targets = optim.soft_targets(labels[:num_images], case.num_classes, LABEL_SMOOTHING)
+        with devices.autocast(device, precision):
+            logits = forward(x)
+        loss = optim.classification_loss(logits, targets, "softmax")
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.detach()
+
+    return step
+
+
+def _our_step(
+    case: Case,
+    precision: devices.Precision,
+    device: torch.device,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    is_checked: bool,
+) -> Callable[[int], Tensor]:
+    """The step of `mixonomy train`."""
+    import numpy as np
+
+    from mixonomy.data import Batch
+    from mixonomy.models import info_of
+    from mixonomy.recipe import Optim, Recipe
+
+    sgd = Optim(name="sgd", lr=CHECK_LR, momentum=0.0, schedule="constant", warmup="0 steps")
+    adamw = Optim(name="adamw", lr=1e-4, weight_decay=WEIGHT_DECAY, schedule="constant", warmup="0 steps")
+    recipe = Recipe(
+        image_size=case.image_size,
+        optim=sgd if is_checked else adamw,
+        batch_size=case.batch_size,
+        label_smoothing=LABEL_SMOOTHING,
+        precision=precision,
+    )
+    preprocessing = info_of(model).preprocessing
+    state = TrainState(
+        recipe, model, preprocessing, case.num_classes, device, precision, total=1000, warmup=0, loss="softmax"
+    )
+    keys = np.arange(case.batch_size, dtype=np.uint64)
+    return lambda num: state.step(Batch(images[:num], labels[:num], keys[:num]), 0)
+
+
+def measure(case: Case, setting: Setting, device: torch.device, slow_after_s: float) -> Turn:
+    """One turn of one setting: step times, peak memory and the GEMM rate, in this process.
+
+    Args:
+      slow_after_s: where bfloat16 is emulated, which may take many minutes: if a step on an eighth of the batch takes
+        an eighth of this, twice, no whole one follows, and eight times its seconds stand for it.
+    Raises:
+      ValueError: for compiled code in emulated bfloat16, which would be compiled for each of the two sizes.
+    """
+    precision = devices.resolve_precision(setting.precision, device)
+    is_emulated = precision == "bf16" and devices.resolve_precision("auto", device) == "fp32"
+    if is_emulated and setting.is_compiled:
+        raise ValueError("not tried: this device has no units for bfloat16")
+    if setting.library == "ours":
+        devices.prepare(device)  # as `mixonomy train` does
+    # Loads what a first step loads, whose time and memory are not the model's.
+    tiny = Case({"name": "mixer", **TINY}, (8, 8), 1, num_classes=2)
+    training_step(tiny, replace(setting, is_compiled=False), device, twin(build(tiny), setting).to(device))(1)
+    before = turns.held_bytes(device)
+    step = training_step(case, setting, device, twin(build(case), setting).to(device))
+    part = max(case.batch_size // PROBE_SHARE, 1)
+    probes: list[float] = []
+    while is_emulated and len(probes) < 2 and min(probes, default=slow_after_s + 1) > slow_after_s:
+        probes.append(case.batch_size / part * turns.seconds_of(lambda: step(part), device))
+    first_s, peak = min(probes, default=0.0), None
+    steps, is_probe = [first_s], min(probes, default=0.0) > slow_after_s
+    if not is_probe:
+        first_s = turns.seconds_of(lambda: step(case.batch_size), device)
+        for _ in range(0 if device.type == "cpu" else 20):
+            turns.seconds_of(lambda: step(case.batch_size), device)
+        steps = turns.timed(lambda: step(case.batch_size), device, for_s=case.turn_s)
+        peak = turns.most_bytes(lambda: step(case.batch_size), device) - before  # not timed
+    size = limits.GEMM_SIZE.get(device.type, 2048) if case.gemm_size is None else case.gemm_size
+    limit = limits.gemm_rate(size, precision, device)
+    compiled = "torch.compile" if setting.is_compiled else "eager"
+    return Turn(steps, first_s, precision, f"torch, {compiled}", limit, peak, is_probe)
+
+
+TINY = {"patch_size": 4, "hidden_dim": 8, "num_blocks": 1, "tokens_mlp_dim": 4, "channels_mlp_dim": 8}
+
+
+def load_all(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Puts tensors in the place of parameters of the same names; those without one become zero."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[name]) if name in tensors else parameter.zero_()
+
+
+def _normalised(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 -> float in [-1, 1]."""
+    return images.to(dtype) / 127.5 - 1.0
+
+
+def _relative(a: Tensor, b: Tensor, floor: float = 0.0) -> float:
+    """Norm of the difference over the second norm, or over the floor where that is smaller."""
+    return float((a.double() - b.double()).norm() / max(float(b.double().norm()), floor))
+
+
+if __name__ == "__main__":
+    turns.answer(run)

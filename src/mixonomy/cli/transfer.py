@@ -1,0 +1,95 @@
+"""`mixonomy transfer`."""
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import FlagCreatePairsOff, Positional
+
+from mixonomy.cli.arguments import parse
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Fine-tunes a model to every task of a suite by its protocol; the same command goes on with an unfinished suite.
+
+    A task whose data is not there is listed as absent, and the mean then says of how many tasks it is. vtab-like is the
+    protocol of 1,000 images on cifar100, flowers102 and eurosat. A FILE.py sets `suite`.
+    """
+
+    run: Positional[str]
+    """Weights: a run folder, a file, timm:NAME or hf:OWNER/NAME."""
+    suite: str
+    """avg5, vtab1k, vtab-like or a Python file."""
+    out: Path | None = None
+    """Folder of the results; runs/transfer-SUITE-NAME if not given."""
+    image_size: tuple[int, ...] = ()
+    """Pixels; several give a row each. The size of the weights if not given."""
+    steps: int | None = None
+    """Of each fine-tuning; the suite's own if not given."""
+    batch_size: int | None = None
+    """Images per step; 512 if not given."""
+    lr: tuple[float, ...] | None = None
+    """Rates to choose from on held-out images; the suite's own if not given."""
+    seeds: int = 1
+    """Fine-tunings of each task."""
+    few_shot: bool = True
+    """Score the frozen features from few images of each class too."""
+    data_root: str | None = None
+    """Folder of the data sets; $MIXONOMY_DATA if not given."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    json: FlagCreatePairsOff[bool] = False
+    """Print the result as one JSON object on the last line of standard output."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    options = parse(Transfer, argv, name="transfer")
+
+    from mixonomy.experiment import Runtime
+    from mixonomy.progress import Console
+    from mixonomy.report.transfer_page import write_transfer_page
+    from mixonomy.training import Interrupted
+    from mixonomy.transferring import Protocol, load_suite, transfer
+
+    suite = load_suite(options.suite)
+    name = Path(options.run.rpartition(":")[2]).name.replace("/", "-")
+    out = options.out or Path("runs") / f"transfer-{suite.name}-{name}"
+    protocol = Protocol(
+        options.steps, options.batch_size, options.lr, options.image_size, options.seeds, options.few_shot
+    )
+    runtime = Runtime(device=options.device, data_root=options.data_root)
+    command = shlex.join(["mixonomy", "transfer", *argv])
+    try:
+        result = transfer(
+            options.run, suite, out, protocol=protocol, runtime=runtime, console=Console(), command=command
+        )
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 130
+    write_transfer_page(out / "transfer.html", result)
+    people = sys.stderr if options.json else sys.stdout
+    print("\n".join([*_lines(result), f"report: {out / 'transfer.html'}"]), file=people)
+    if options.json:
+        print(json.dumps(result))
+    return 0
+
+
+def _lines(result: dict[str, Any]) -> Iterator[str]:
+    for row in result["rows"]:
+        spread = "" if row["std"] is None else f" ± {row['std']:.4f} (n = {len(row['top1'])})"
+        size = "" if row["image_size"] is None else f" at {row['image_size']} pixels"
+        shots = ", ".join(f"{shots}-shot {few['mean']:.4f}" for shots, few in row["few_shot"].items())
+        yield f"{row['task'] + size:<28}{row['mean']:.4f}{spread}  lr {row['lr']:g}{'; ' + shots if shots else ''}"
+    for each in result["absent"]:
+        yield f"{each['task']:<28}absent: {each['reason']}"
+    for mean in result["means"]:
+        size = "" if mean["image_size"] is None else f" at {mean['image_size']} pixels"
+        yield f"mean of {mean['name']}{size}: {mean['mean']:.4f}"
+    if not result["rows"]:
+        yield f"no task of {result['suite']['name']} has its data here, so there is no mean."

@@ -1,0 +1,115 @@
+"""Suites of downstream tasks, each with its protocol: which data, how many training images, how long.
+
+A task is a SOURCE with the number of its classes; what one trains on and chooses by is the recipe's business, see
+`mixonomy.transferring`.
+"""
+
+from dataclasses import dataclass, field
+
+VTAB_LRS = (0.003, 0.01, 0.03)  # MLP-Mixer paper, appendix C
+LRS = (0.003, 0.01, 0.03, 0.06)  # MLP-Mixer paper, appendix C
+VTAB_STEPS = 2500  # ViT (Dosovitskiy et al. 2020), table 4
+
+
+@dataclass(frozen=True)
+class Task:
+    """One data set of a suite.
+
+    Args:
+      name: as it stands in tables.
+      source: SOURCE; a name with "vtab/" before it is looked for under the data root.
+      num_classes: checked against the data.
+      group: of the suite's own division, empty where it has none.
+      train_images: how many may be trained on, the held-out ones among them; all if None.
+      val_share: of them, to choose the rate by, where the data has no validation split or train_images is given;
+        None is the recipe's own.
+      steps: of training; by the number of images if None.
+      lrs: rates to choose from.
+    """
+
+    name: str
+    source: str
+    num_classes: int
+    group: str = ""
+    train_images: int | None = None
+    val_share: float | None = None
+    steps: int | None = None
+    lrs: tuple[float, ...] = LRS
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks whose mean accuracy is one number.
+
+    Args:
+      published: model -> that number in percent, and where it stands.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    published: dict[str, tuple[float, str]] = field(default_factory=dict)
+
+
+def _vtab(group: str, **classes: int) -> tuple[Task, ...]:
+    """Tasks with VTAB's own split of 800 and 200 images."""
+    return tuple(
+        Task(name.replace("_", "-"), f"vtab/{name}", count, group, steps=VTAB_STEPS, lrs=VTAB_LRS)
+        for name, count in classes.items()
+    )
+
+
+def _like_vtab(source: str, num_classes: int, group: str) -> Task:
+    """The protocol of 1,000 images, 200 of them to choose by, on data that is at hand."""
+    return Task(source, source, num_classes, group, 1000, 0.2, steps=VTAB_STEPS, lrs=VTAB_LRS)
+
+
+# Source: MLP-Mixer paper, section 3.1.
+AVG5 = Suite(
+    "avg5",
+    (
+        Task("imagenet1k", "imagenet1k", 1000),
+        Task("cifar10", "cifar10", 10),
+        Task("cifar100", "cifar100", 100),
+        Task("pets", "pets", 37),
+        Task("flowers102", "flowers102", 102),
+    ),
+    {  # table 3, at 224 pixels
+        "mixer-b/16, ImageNet": (88.33, "MLP-Mixer paper, table 3"),
+        "mixer-l/16, ImageNet": (87.25, "MLP-Mixer paper, table 3"),
+        "mixer-b/16, ImageNet-21k": (92.50, "MLP-Mixer paper, table 3"),
+        "mixer-l/16, ImageNet-21k": (93.63, "MLP-Mixer paper, table 3"),
+    },
+)
+# Source: task_adaptation scripts/run_all_tasks.sh for the tasks; Zhai et al. 2019, "A large-scale study of
+# representation learning with the visual task adaptation benchmark", table 1 and appendix A for groups and classes.
+VTAB1K = Suite(
+    "vtab1k",
+    (
+        *_vtab("natural", caltech101=102, cifar100=100, dtd=47, flowers102=102, pets=37, svhn=10, sun397=397),
+        *_vtab("specialized", patch_camelyon=2, eurosat=10, resisc45=45, diabetic_retinopathy=5),
+        *_vtab(
+            "structured",
+            clevr_count=8,
+            clevr_distance=6,
+            dmlab=6,
+            kitti_distance=4,
+            dsprites_location=16,
+            dsprites_orientation=16,
+            smallnorb_azimuth=18,
+            smallnorb_elevation=9,
+        ),
+    ),
+    {  # table 2, at 448 pixels
+        "mixer-l/16, ImageNet-21k": (74.95, "MLP-Mixer paper, table 2, at 448 pixels"),
+        "mixer-h/14, JFT-300M": (75.33, "MLP-Mixer paper, table 2, at 448 pixels"),
+    },
+)
+VTAB_LIKE = Suite(
+    "vtab-like",
+    (
+        _like_vtab("cifar100", 100, "natural"),
+        _like_vtab("flowers102", 102, "natural"),
+        _like_vtab("eurosat", 10, "specialized"),
+    ),
+)
+SUITES = {suite.name: suite for suite in (AVG5, VTAB1K, VTAB_LIKE)}
