@@ -375,7 +375,9 @@ def measure(case: Case, setting: Setting, device: torch.device, slow_after_s: fl
         devices.prepare(device)  # as `mixonomy train` does
     # Loads what a first step loads, whose time and memory are not the model's.
     tiny = Case({"name": "mixer", **TINY}, (8, 8), 1, num_classes=2)
-    training_step(tiny, replace(setting, is_compiled=False), device, twin(build(tiny), setting).to(device))(1)
+    training_step(
+        tiny, replace(setting, is_compiled=False, accumulate=1), device, twin(build(tiny), setting).to(device)
+    )(1)
     before = turns.held_bytes(device)
     step = training_step(case, setting, device, twin(build(case), setting).to(device))
     part = max(case.batch_size // PROBE_SHARE, 1)
