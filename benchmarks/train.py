@@ -25,7 +25,8 @@ def main() -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each setting")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
-    parser.add_argument("--settings", nargs="+", choices=train.SETTINGS, default=list(train.SETTINGS))
+    settings = [*train.SETTINGS, *train.LESS_MEMORY]
+    parser.add_argument("--settings", nargs="+", choices=settings, default=settings)
     parser.add_argument("--quick", action="store_true", help="a tiny model and one round, to see that it works")
     parser.add_argument("--results", type=Path, default=RESULTS / "train.jsonl")
     options = parser.parse_args()

@@ -27,6 +27,10 @@ VARIANTS = {
     "sam": {"optim": {"sam_rho": 0.1, "accumulate": 2}, "model": {"dropout": 0.1}},
     "sam around muon": {"optim": {"name": "muon", "sam_rho": 0.1, "ema": 0.9, "clip": 1.0}},
     "mixup and sigmoid": {"augment": {"mixup": 0.4}, "loss": "sigmoid"},
+    "checkpointed blocks": {
+        "optim": {"checkpoint_blocks": True, "sam_rho": 0.1, "ema": 0.9},
+        "model": {"dropout": 0.1, "drop_path": 0.2},
+    },
     "best weights": {"keep": "best", "eval_every": "2 steps"},
 }
 

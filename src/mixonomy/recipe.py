@@ -230,6 +230,9 @@ class Optim(Section):
     """Radius of sharpness-aware minimisation (SAM), 0.05 to 0.2 as a rule; each step costs two. Off if not given."""
     accumulate: Count = 1
     """Pieces that a batch is computed in; needs less memory, gives the same step (but for dropout and BatchNorm)."""
+    checkpoint_blocks: bool = False
+    """Activation checkpointing: blocks keep only their input for the backward pass and compute the rest again; needs
+    less memory and more time, gives the same step. Not for models with BatchNorm."""
     ema: Share = 0.0
     """Decay of an exponential moving average of the weights, which is then what is evaluated; 0 is off."""
 

@@ -27,7 +27,7 @@ from mixonomy.evals import (
     score,
     tempered,
 )
-from mixonomy.models import load_weights
+from mixonomy.models import checkpoint_blocks, load_weights
 from mixonomy.models.tuning import Tune, set_trainable, set_training
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.progress import Console
@@ -45,6 +45,8 @@ class TrainState:
       loss: resolved from the recipe and the data.
       weights: float [K] of the classes in the loss; all the same if None.
       is_multilabel: whether an image may have several classes.
+    Raises:
+      ValueError: if the recipe asks for what the model cannot do: a compiler, `checkpoint_blocks`, muon's matrices.
     """
 
     def __init__(
@@ -63,6 +65,8 @@ class TrainState:
         weights: Tensor | None = None,
         is_multilabel: bool = False,
     ):
+        if recipe.optim.checkpoint_blocks:
+            checkpoint_blocks(model)
         self.recipe, self.model, self.preprocessing = recipe, model, preprocessing
         self.num_classes, self.device, self.total = num_classes, device, total
         self.precision: devices.Precision = precision

@@ -45,11 +45,17 @@ SMALL = 1e-3  # of the whole gradient's norm: a bias before a norm has no gradie
 
 @dataclass(frozen=True)
 class Setting:
-    """Who trains, in which precision ("auto": what `mixonomy train` takes), compiled or not."""
+    """Who trains, in which precision ("auto": what `mixonomy train` takes), compiled or not.
+
+    Args:
+      accumulate, checkpoint_blocks: for ours, as in a recipe.
+    """
 
     library: Literal["ours", "timm", "lucidrains"]
     precision: Literal["auto", "fp32", "bf16"]
     is_compiled: bool = False
+    accumulate: int = 1
+    checkpoint_blocks: bool = False
 
 
 SETTINGS = {
@@ -60,6 +66,10 @@ SETTINGS = {
     "lucidrains fp32": Setting("lucidrains", "fp32"),
     "lucidrains bf16 autocast": Setting("lucidrains", "bf16"),
     turns.OURS: Setting("ours", "auto"),
+}
+LESS_MEMORY = {
+    f"{turns.OURS} in 4 pieces": Setting("ours", "auto", accumulate=4),
+    f"{turns.OURS} checkpointed": Setting("ours", "auto", checkpoint_blocks=True),
 }
 
 
@@ -137,7 +147,7 @@ def compare(
     """Checks each setting, then lets those that are right take turns.
 
     Args:
-      settings: names in SETTINGS.
+      settings: names in SETTINGS or LESS_MEMORY.
       precision: of ours.
       in_process: all in this process, to see that it works.
       say: told of what goes on.
@@ -167,7 +177,7 @@ def compare(
 
         def turn(name: str, so_far: dict[str, Measured]) -> Turn:
             # Only bfloat16 can be hopeless by nature; float32 that is slow is a machine that is busy.
-            yardstick = so_far[DEFAULT].seconds if DEFAULT in so_far and SETTINGS[name].precision == "bf16" else []
+            yardstick = so_far[DEFAULT].seconds if DEFAULT in so_far and _setting(name).precision == "bf16" else []
             slow_after_s = HOPELESS * median(yardstick) if yardstick else 1e9
             found = Turn(**do({"do": "turn", "setting": name, "slow_after_s": slow_after_s}))
             found = replace(found, peak_bytes=None) if in_process else found  # what others left is not its own
@@ -186,12 +196,16 @@ def run(task: dict[str, Any]) -> Any:
         return reference(case, device, folder)
     if task["do"] == "limits":
         return asdict(limits.measure(device, case.gemm_size))
-    setting = SETTINGS[task["setting"]]
+    setting = _setting(task["setting"])
     if setting.library == "ours":
         setting = replace(setting, precision=task["precision"])
     if task["do"] == "check":
         return check(case, setting, device, folder)
     return asdict(measure(case, setting, device, task["slow_after_s"]))
+
+
+def _setting(name: str) -> Setting:
+    return (SETTINGS | LESS_MEMORY)[name]
 
 
 def build(case: Case) -> nn.Module:
@@ -283,7 +297,7 @@ def training_step(
     precision = devices.resolve_precision(setting.precision, device)
     images, labels = batch(case, device)
     if setting.library == "ours":
-        return _our_step(case, precision, device, model, images, labels, is_checked=is_checked)
+        return _our_step(case, setting, precision, device, model, images, labels, is_checked=is_checked)
     optimizer = (
         torch.optim.SGD(model.parameters(), lr=CHECK_LR)
         if is_checked
@@ -307,6 +321,7 @@ def training_step(
 
 def _our_step(
     case: Case,
+    setting: Setting,
     precision: devices.Precision,
     device: torch.device,
     model: nn.Module,
@@ -322,11 +337,13 @@ def _our_step(
     from mixonomy.models import info_of
     from mixonomy.recipe import Optim, Recipe
 
-    sgd = Optim(name="sgd", lr=CHECK_LR, momentum=0.0, schedule="constant", warmup="0 steps")
-    adamw = Optim(name="adamw", lr=1e-4, weight_decay=WEIGHT_DECAY, schedule="constant", warmup="0 steps")
+    sgd = {"name": "sgd", "lr": CHECK_LR, "momentum": 0.0}
+    adamw = {"name": "adamw", "lr": 1e-4, "weight_decay": WEIGHT_DECAY}
+    memory = {"accumulate": setting.accumulate, "checkpoint_blocks": setting.checkpoint_blocks}
+    config = {**(sgd if is_checked else adamw), **memory, "schedule": "constant", "warmup": "0 steps"}
     recipe = Recipe(
         image_size=case.image_size,
-        optim=sgd if is_checked else adamw,
+        optim=Optim.model_validate(config),
         batch_size=case.batch_size,
         label_smoothing=LABEL_SMOOTHING,
         precision=precision,
@@ -356,7 +373,9 @@ def measure(case: Case, setting: Setting, device: torch.device, slow_after_s: fl
         devices.prepare(device)  # as `mixonomy train` does
     # Loads what a first step loads, whose time and memory are not the model's.
     tiny = Case({"name": "mixer", **TINY}, (8, 8), 1, num_classes=2)
-    training_step(tiny, replace(setting, is_compiled=False), device, twin(build(tiny), setting).to(device))(1)
+    training_step(
+        tiny, replace(setting, is_compiled=False, accumulate=1), device, twin(build(tiny), setting).to(device)
+    )(1)
     before = turns.held_bytes(device)
     step = training_step(case, setting, device, twin(build(case), setting).to(device))
     part = max(case.batch_size // PROBE_SHARE, 1)

@@ -77,7 +77,10 @@ def one_sentence(error: Exception) -> str:
         return "; ".join(parts) + "."
     if _is_memory_full(error):
         which = "the GPU's memory" if type(error).__name__ == "OutOfMemoryError" else "this machine's memory"
-        return f"{which} is full; give a smaller --batch-size, or in training --optim.accumulate 2 or more."
+        return (
+            f"{which} is full; give a smaller --batch-size, or in training --optim.accumulate 2 or more, or "
+            "--optim.checkpoint-blocks."
+        )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or ''}".rstrip(": ") + "."
     return " ".join(str(error).split())

@@ -6,6 +6,7 @@ from mixonomy.models.info import ModelInfo, TrainedOn, info_of, set_info
 from mixonomy.models.mixer import SPECS, Mixer, MixerSize
 from mixonomy.models.permute import permuted, shuffle_patches
 from mixonomy.models.reading import read_safetensors
+from mixonomy.models.recompute import checkpoint_blocks
 from mixonomy.models.resize import resize
 from mixonomy.models.timm_model import CURATED, TimmModel
 
@@ -19,6 +20,7 @@ __all__ = [
     "ModelInfo",
     "TimmModel",
     "TrainedOn",
+    "checkpoint_blocks",
     "create",
     "create_from",
     "info_of",
