@@ -150,7 +150,7 @@ def _num_bytes(images: Images, index: int) -> int | None:
         return _num_bytes(images.images, int(images.indices[index]))
     try:
         if isinstance(images, Files):
-            return os.stat(images.root / images.paths[index]).st_size
+            return os.stat(os.path.join(images.root, images.paths[index])).st_size
         image = images[index]
     except OSError:
         return None
