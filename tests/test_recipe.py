@@ -151,6 +151,11 @@ def test_batch_that_does_not_divide_into_equal_pieces_is_refused():
         Recipe(batch_size=10, optim=Optim(accumulate=3))
 
 
+def test_checkpointed_blocks_below_a_head_that_is_trained_alone_are_refused():
+    with pytest.raises(ValueError, match="checkpoint_blocks has no effect with tune=head"):
+        Recipe(tune="head", optim=Optim(checkpoint_blocks=True))
+
+
 def test_image_size_is_height_and_width():
     assert Recipe(image_size=32).height_width == (32, 32)
     assert FULL.height_width == (32, 48)

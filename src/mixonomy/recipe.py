@@ -331,6 +331,10 @@ class Recipe(Section):
                 raise ValueError("freeze has no effect with tune=head, which freezes all but the head; leave it out")
             if self.optim.layer_decay is not None:
                 raise ValueError("layer_decay has no effect with tune=head, which trains one layer; leave it out")
+            if self.optim.checkpoint_blocks:
+                raise ValueError(
+                    "checkpoint_blocks has no effect with tune=head, which keeps nothing of the blocks; leave it out"
+                )
         if self.optim.name == "muon" and (self.tune != "all" or self.freeze is not None):
             what = f"tune={self.tune}" if self.tune != "all" else "freeze"
             raise ValueError(f"muon trains the matrices of the blocks, which {what} leaves frozen; use adamw or sgd")

@@ -11,7 +11,7 @@ TINY = train.Case({"name": "mixer", "gelu": "erf", **SIZES}, (16, 16), 8, num_cl
 
 @pytest.mark.slow
 def test_settings_are_checked_and_timed_and_ours_is_the_step_of_the_training_loop():
-    names = ["timm fp32", "lucidrains fp32", "ours"]
+    names = ["timm fp32", "lucidrains fp32", "ours", *train.LESS_MEMORY]
     found = train.compare(TINY, names, precision="fp32", in_process=True)
     tokens = 16
     block = 2 * tokens * 32 * (16 + 64)
@@ -20,6 +20,16 @@ def test_settings_are_checked_and_timed_and_ours_is_the_step_of_the_training_loo
     ours = found.numbers("ours")
     assert ours["images_per_s"] > 0 and ours["precision"] == "fp32" and ours["difference"] < 1e-4
     assert found.numbers("timm fp32")["ratio_default"] == 1.0
+    for name in train.LESS_MEMORY:
+        assert found.numbers(name)["images_per_s"] > 0 and found.numbers(name)["difference"] < 1e-4
+
+
+def test_ways_to_save_memory_reach_the_step(monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "TrainState", lambda recipe, *_, **__: seen.append(recipe.optim))
+    for setting in train.LESS_MEMORY.values():
+        train.training_step(TINY, setting, torch.device("cpu"), train.build(TINY))
+    assert [(optim.accumulate, optim.checkpoint_blocks) for optim in seen] == [(4, False), (1, True)]
 
 
 @pytest.mark.slow
