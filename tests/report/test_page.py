@@ -134,7 +134,8 @@ def test_every_field_of_the_recipe_is_listed(page):
     assert rows["optim.lr"] == "0.003"
     assert rows["model.hidden_dim"] == "16"
     assert rows["optim.momentum"] == "–"
-    assert set(RECIPE.model_dump()) - {"data", "model", "augment", "optim"} <= set(rows)
+    assert set(RECIPE.model_dump()) - {"data", "model", "augment", "optim", "probe"} <= set(rows)
+    assert rows["probe.every"]
 
 
 def test_nothing_is_loaded_from_outside(page):
