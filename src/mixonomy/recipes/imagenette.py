@@ -2,7 +2,8 @@
 
     mixonomy train --data imagenette
 
-A few thousand images and no pre-training call for strong crops, cutmix and many epochs, not for size. Not run in full.
+A few thousand images and no pre-training call for strong crops, cutmix and many epochs, not for size. Results are in
+docs/training.md; a ResNet-18 in the same time is ahead.
 Source: none; rates, cutmix and weight decay are those of the CIFAR-10 recipe.
 """
 
