@@ -111,13 +111,12 @@ def index(images: Path) -> dict[str, tuple[float, str, int]]:
 def train(images: Path, folder: Path, epochs: int, workers: int) -> dict[str, tuple[float, str, int]]:
     """Memory early and late in training, and how much more it is late; evaluation and report are left out."""
     options = ["--epochs", str(epochs), "--workers", str(workers), "--out", str(folder / "run"), "--json"]
-    printed, readings = watched(["train", "--data", str(images), *OPTIONS, *options], at="step")
+    _, readings = watched(["train", "--data", str(images), *OPTIONS, *options], at="step")
     tenth = max(len(readings) // 10, 1)
     print("MB:", *(f"{reading / 1e6:.0f}" for reading in readings))
     early, late = median(readings[tenth : 3 * tenth]), median(readings[-2 * tenth :])
     n = len(readings)
     return {
-        "seconds": (json.loads(printed.splitlines()[-1])["seconds"], "s", 1),
         "early_bytes": (early, "B", n),
         "late_bytes": (late, "B", n),
         "peak_bytes": (max(readings), "B", n),

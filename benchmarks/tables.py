@@ -224,13 +224,12 @@ def memory(results: Path) -> str:
     """One line per command on many files: its time, and what memory it held early, late and at most."""
     rows = read(results / "memory.jsonl")
     lines = []
-    for row in _newest(rows, "seconds"):
+    for row in [*_newest(rows, "seconds"), *_newest(rows, "early_bytes")]:
         same = _of_same_run(rows, row)
         held = [_number(same.get(f"{when}_bytes"), ",.0f", scale=1e-6) for when in ("early", "late", "peak")]
         rate = _number(same.get("images_per_s"), ",.0f")
-        lines.append(
-            [row["model"], row["data"], _number(row, ",.1f"), rate, *held, row["device"], row["commit"] or "-"]
-        )
+        seconds = _number(same.get("seconds"), ",.1f")
+        lines.append([row["model"], row["data"], seconds, rate, *held, row["device"], row["commit"] or "-"])
     header = "command|data|s|images/s|memory early, MB|late, MB|at most, MB|machine|commit"
     return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6))
 
