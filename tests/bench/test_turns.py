@@ -1,5 +1,6 @@
 """Settings in turns: order, failures, hopeless ones, processes of their own, and what the numbers say."""
 
+import mmap
 import time
 
 import pytest
@@ -75,9 +76,10 @@ def test_a_child_answers_in_json_and_its_error_is_one_line(tmp_path, monkeypatch
 
 def test_memory_that_a_function_holds_for_a_while_is_seen():
     def hold():
-        held = b"\1" * 2**26  # bytes of zeros would not be resident
-        time.sleep(0.1)
-        return held
+        # Of the kernel, not of malloc, which may have it from what other tests freed (`devices.prepare`).
+        with mmap.mmap(-1, 2**26, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as held:
+            held.write(b"\1" * 2**26)
+            time.sleep(0.1)
 
     assert turns.most_bytes(hold) - turns.held_bytes() > 2**25
 
