@@ -49,19 +49,29 @@ def write(folder: Path, count: int, root: str | None) -> None:
         (folder / names[split.labels[i % len(split)]] / f"{i:06d}.jpg").write_bytes(image)
 
 
-def watched(arguments: list[str]) -> tuple[str, list[int]]:
-    """Runs mixonomy; what it printed on standard output, and its memory in bytes once a second."""
-    process = subprocess.Popen([sys.executable, "-m", "mixonomy", *arguments], stdout=subprocess.PIPE, text=True)
+def watched(arguments: list[str], *, at: str = "") -> tuple[str, list[int]]:
+    """Runs mixonomy; what it printed on standard output, and its memory in bytes.
+
+    Args:
+      at: beginning of the lines on standard error at which memory is read; once a second if not given.
+    """
+    command = [sys.executable, "-m", "mixonomy", *arguments]
     readings: list[int] = []
-    while True:
-        try:
-            printed, _ = process.communicate(timeout=1)
-        except subprocess.TimeoutExpired:
-            readings.append(memory_bytes(process.pid))
-            continue
-        if process.returncode not in (0, 1):  # a check that found something exits with 1
+    with tempfile.TemporaryFile("w+") as printed:
+        process = subprocess.Popen(command, stdout=printed, stderr=subprocess.PIPE if at else None, text=True)
+        if process.stderr is not None:
+            for line in process.stderr:
+                print(line, end="", file=sys.stderr, flush=True)
+                if line.startswith(at):
+                    readings.append(memory_bytes(process.pid))
+        else:
+            while process.poll() is None:
+                readings.append(memory_bytes(process.pid))
+                time.sleep(1)
+        if process.wait() not in (0, 1):  # a check that found something exits with 1
             raise SystemExit(f"mixonomy {arguments[0]} ended with {process.returncode}")
-        return printed, readings
+        printed.seek(0)
+        return printed.read(), readings
 
 
 def memory_bytes(pid: int) -> int:
@@ -89,22 +99,22 @@ def _below(pid: int) -> list[int]:
 
 
 def index(images: Path) -> dict[str, tuple[float, str, int]]:
-    """Seconds to open and divide the folder when the operating system has seen it before."""
+    """CPU seconds to open and divide the folder when the operating system has seen it before."""
     seconds = []
     for _ in range(4):
-        start = time.perf_counter()
+        start = time.process_time()
         plan_splits(open_source(str(images)), 0.1)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     return {"seconds": (median(seconds[1:]), "s", len(seconds) - 1)}
 
 
 def train(images: Path, folder: Path, epochs: int, workers: int) -> dict[str, tuple[float, str, int]]:
-    """Memory early and late in training, and how much more it is late; the last tenth may be the report's."""
+    """Memory early and late in training, and how much more it is late; evaluation and report are left out."""
     options = ["--epochs", str(epochs), "--workers", str(workers), "--out", str(folder / "run"), "--json"]
-    printed, readings = watched(["train", "--data", str(images), *OPTIONS, *options])
+    printed, readings = watched(["train", "--data", str(images), *OPTIONS, *options], at="step")
     tenth = max(len(readings) // 10, 1)
-    print("MB, tenth by tenth:", *(f"{median(readings[i * tenth : (i + 1) * tenth]) / 1e6:.0f}" for i in range(10)))
-    early, late = median(readings[tenth : 3 * tenth]), median(readings[-3 * tenth : -tenth])
+    print("MB:", *(f"{reading / 1e6:.0f}" for reading in readings))
+    early, late = median(readings[tenth : 3 * tenth]), median(readings[-2 * tenth :])
     n = len(readings)
     return {
         "seconds": (json.loads(printed.splitlines()[-1])["seconds"], "s", 1),
@@ -154,7 +164,7 @@ def main() -> int:
         write(images, options.files, options.data_root)
         files = f"{options.files:,} files of 32 x 32 pixels"
         if "index" in options.parts:
-            append(options.results, rows_of("index, again", files, index(images)))
+            append(options.results, rows_of("index and divide, again (CPU time)", files, index(images)))
         if "train" in options.parts:
             append(
                 options.results,

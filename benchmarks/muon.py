@@ -31,6 +31,7 @@ RELATIVE_TOLERANCE = 0.05
 def matrices() -> list[nn.Parameter]:
     """What the recipe trains by Muon, with its initial values."""
     torch.manual_seed(0)
+    assert recipe.height_width is not None
     model = create_from(recipe.model, num_classes=10, image_size=recipe.height_width, in_channels=3)
     muon = make_optimizers(model, recipe.optim)[0]
     assert isinstance(muon, Muon)

@@ -144,9 +144,8 @@ def set_up(recipe: Recipe, runtime: Runtime, model: nn.Module | None = None) -> 
         name = arguments["name"]
         notes = (*notes, *(f"{recipe.init}: {change}" for change in changes))
     elif model is None:
-        size = recipe.height_width
-        assert size is not None, "a recipe without init has it"
-        model = create_from(recipe.model, num_classes=num_classes, image_size=size, in_channels=source.channels)
+        sizes = {"num_classes": num_classes, "image_size": recipe.height_width, "in_channels": source.channels}
+        model = create_from(recipe.model, **sizes)
         name, arguments = recipe.model.name, info_of(model).arguments
     if arguments and source.is_multilabel and recipe.model.head_bias == 0.0:
         _start_from_frequencies(model, plan.train)
@@ -168,14 +167,15 @@ def _started(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str, tuple[st
     Source for the zeros: MLP-Mixer paper, section 3 (fine-tuning).
     """
     assert recipe.init is not None, "the caller asked"
-    model = as_stored(recipe.init, num_classes=num_classes, size=recipe.height_width)
+    size = None if recipe.image_size is None else recipe.height_width
+    model = as_stored(recipe.init, num_classes=num_classes, size=size)
     info = info_of(model)
     if not info.arguments:
         raise ValueError(f"{recipe.init} was trained from a module of somebody's own; load it and give it as `model`.")
     tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(HEAD)}
     init = digest(tensors, b"")
-    if recipe.height_width is not None:
-        model = at_size(model, recipe.height_width)
+    if size is not None:
+        model = at_size(model, size)
     return with_head(model, num_classes), init, info_of(model).changes[len(info.changes) :]
 
 
@@ -208,8 +208,7 @@ def _preprocessing(recipe: Recipe, channels: int, model: nn.Module) -> Preproces
     """The recipe's crop; size, channels and range of pixels are those of the weights where there are any."""
     crop = recipe.data.eval_crop
     resize = DEFAULT_RESIZE if recipe.data.eval_resize is None else recipe.data.eval_resize
-    size, half = recipe.height_width, (0.5,) * channels
+    half = (0.5,) * channels
     if recipe.init is not None:
         return replace(info_of(model).preprocessing, crop=crop, resize=resize)
-    assert size is not None, "a recipe without init has it"
-    return Preprocessing(size, channels=channels, crop=crop, resize=resize, mean=half, std=half)
+    return Preprocessing(recipe.height_width, channels=channels, crop=crop, resize=resize, mean=half, std=half)

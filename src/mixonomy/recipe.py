@@ -306,8 +306,9 @@ class Recipe(Section):
     """Of initial weights, order and augmentation; the same seed gives the same run."""
 
     @property
-    def height_width(self) -> tuple[int, int] | None:
-        """The image size as (height, width); None is that of the weights in `init`."""
+    def height_width(self) -> tuple[int, int]:
+        """The image size as (height, width); only where the recipe gives one."""
+        assert self.image_size is not None, "the weights in init have it"
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
     @model_validator(mode="after")

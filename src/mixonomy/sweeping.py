@@ -181,8 +181,11 @@ def _fields() -> list[str]:
     """Names of all fields, those of sections with the section's name before."""
     found = []
     for name, field in Recipe.model_fields.items():
-        is_section = isinstance(field.annotation, type) and issubclass(field.annotation, Section)
-        found += [f"{name}.{part}" for part in field.annotation.model_fields] if is_section else [name]
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, Section):
+            found += [f"{name}.{part}" for part in kind.model_fields]
+        else:
+            found.append(name)
     return found
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mixonomy.bench import limits
+from mixonomy.models import create
 
 CPU = torch.device("cpu")
 
@@ -35,3 +36,12 @@ def test_a_product_that_torch_does_not_have_is_none(monkeypatch):
     monkeypatch.setattr(torch, "_int_mm", missing)
     assert limits.gemm_rate(16, "int8", CPU) is None
     assert "int8 -" in limits.Limits({}, {"int8": None}, 1.0).lines()[1]
+
+
+@pytest.mark.parametrize("pool", ["mean", "token"])
+def test_the_products_of_attention_count(pool):
+    model = create("vit", image_size=8, num_classes=5, patch_size=2, hidden_dim=12, num_blocks=2, num_heads=3,
+                   channels_mlp_dim=20, pool=pool)  # fmt: skip
+    s, c = 16 + (pool == "token"), 12
+    block = 4 * s * c * c + 2 * s * s * c + 2 * s * c * 20
+    assert limits.flops_of(model, torch.zeros(1, 3, 8, 8)) == 2 * (16 * 12 * c + 2 * block + c * 5)

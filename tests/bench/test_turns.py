@@ -75,7 +75,7 @@ def test_a_child_answers_in_json_and_its_error_is_one_line(tmp_path, monkeypatch
 
 def test_memory_that_a_function_holds_for_a_while_is_seen():
     def hold():
-        held = bytearray(2**26)
+        held = b"\1" * 2**26  # bytes of zeros would not be resident
         time.sleep(0.1)
         return held
 

@@ -92,8 +92,12 @@ def test_eval_prints_what_training_printed(run, capsys):
     assert call(capsys, "eval", str(run), "--split", "val", "--json")[1] != out
 
 
-def test_eval_by_real_labels_of_data_that_is_not_imagenet_is_one_sentence(run, capsys):
-    status, out, err = call(capsys, "eval", str(run), "--real", "real.json")
+def test_eval_by_real_labels_of_data_that_is_not_imagenet_is_one_sentence(run, tmp_path, capsys):
+    real = tmp_path / "real.json"
+    status, out, err = call(capsys, "eval", str(run), "--real", str(real))
+    assert status == 1 and not out and err.startswith(f"mixonomy eval: no ReaL labels in {real}")
+    real.write_text(json.dumps([[]] * 50_000))
+    status, out, err = call(capsys, "eval", str(run), "--real", str(real))
     assert status == 1 and not out
     assert err.startswith("mixonomy eval: digits does not say which of ImageNet's classes its own are; give data with")
 

@@ -153,8 +153,10 @@ def test_photographs_of_different_sizes_are_not_read(tmp_path):
 
 
 def test_too_few_images_to_hold_out_any_are_refused():
-    with pytest.raises(ValueError, match="3 images, no class with two, are too few to hold out 10%"):
+    with pytest.raises(ValueError, match="3 images, no class with two different ones, are too few to hold out 10%"):
         hold_out(split("image", [0, 1, 2]), 0.1)
+    with pytest.raises(ValueError, match="6 images, no class with two different ones, .*; add images"):
+        hold_out(Split([b""] * 6, np.arange(6) // 3, split("i", range(6)).names), 0.1)
 
 
 def test_plan_describes_itself():

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mixonomy import devices
-from mixonomy.bench import turns
+from mixonomy.bench import limits, turns
 from mixonomy.bench.train import TINY, Case, Setting, batch, build, training_step
 
 MODULE = "mixonomy.bench.cost"
@@ -36,8 +36,6 @@ class Cost:
 
 def measure(case: Case, device: torch.device) -> Cost:
     """Runs forward passes, then training steps, in this process."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     devices.prepare(device)
     precision = devices.resolve_precision("auto", device)
     tiny = Case({"name": "mixer", **TINY}, (8, 8), 1, num_classes=2)  # loads what a first step loads
@@ -50,9 +48,7 @@ def measure(case: Case, device: torch.device) -> Cost:
         with torch.inference_mode(), devices.autocast(device, precision):
             model(images)
 
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(images[:1])
-    flops = counter.get_total_flops() * case.batch_size
+    flops = limits.flops_of(model, images[:1]) * case.batch_size
     turns.seconds_of(forward, device)
     forward_s = turns.timed(forward, device, for_s=case.turn_s, at_least=3)
     forward_bytes = turns.most_bytes(forward, device) - before

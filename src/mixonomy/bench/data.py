@@ -10,6 +10,7 @@ is left out everywhere. The limit is our decoder and resize alone, in as many pr
 Axes: B images, H and W pixels.
 """
 
+import importlib
 import io
 import itertools
 import multiprocessing
@@ -356,7 +357,7 @@ def timm_batches(case: Case, passes: int) -> Batches:
 def webdataset_batches(case: Case, passes: int) -> Batches:
     """By WebDataset and WebLoader, with torchvision's transforms."""
     try:
-        import webdataset
+        webdataset: Any = importlib.import_module("webdataset")  # fills its namespace in a way type checkers miss
     except ImportError:
         raise ValueError("needs the package webdataset, which is not installed") from None
     from torch.utils.data import default_collate

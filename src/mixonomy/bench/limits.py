@@ -7,7 +7,7 @@ from statistics import median
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mixonomy.bench.turns import seconds_of
 
@@ -101,10 +101,23 @@ def memory_rate(device: torch.device, num_bytes: int = COPIED_BYTES) -> float:
     return 2 * num_bytes / median(seconds_of(lambda: target.copy_(source), device) for _ in range(5))
 
 
+def flops_of(model: nn.Module, images: Tensor) -> int:
+    """Multiplications and additions of a forward pass, in products, convolutions and attention.
+
+    Attention is written as products for the count: torch's counter does not see into its CPU kernel.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        model(images)
+    return counter.get_total_flops()
+
+
 def _product(n: int, precision: Precision, device: torch.device) -> Callable[[], Tensor]:
     if precision == "int8":
         a, b = (torch.randint(-128, 128, (n, n), device=device, dtype=torch.int8) for _ in range(2))
-        return lambda: torch._int_mm(a, b)
+        return lambda: torch._int_mm(a, b)  # pyright: ignore[reportPrivateImportUsage]
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b, c = (torch.randn(n, n, device=device).to(dtype) for _ in range(3))
     return lambda: torch.mm(a, b, out=c)

@@ -84,7 +84,7 @@ def lucidrains_twin(model: nn.Module) -> nn.Module:
         depth=size.num_blocks,
         num_classes=arguments["num_classes"],
         # What it calls the expansion factor is the token MLP's, the other one the channel MLP's; it rounds down.
-        expansion_factor=(size.tokens_mlp_dim + 0.5) / size.hidden_dim,
+        expansion_factor=(size.tokens_mlp_dim + 0.5) / size.hidden_dim,  # pyright: ignore[reportArgumentType]
         expansion_factor_token=(size.channels_mlp_dim + 0.5) / size.hidden_dim,
     )
     for module in twin.modules():

@@ -105,6 +105,7 @@ def case_of_model(name: str, image_size: int, *, batch_size: int = 32, num_class
 
 def case_of_recipe(recipe: "Recipe", *, num_classes: int = 10) -> Case:
     """Model, image size and batch size of a recipe; its optimizer, augmentation and loss are not part of it."""
+    assert recipe.height_width is not None  # only fine-tuning has none
     return Case(recipe.model.model_dump(), recipe.height_width, recipe.batch_size, num_classes)
 
 
@@ -227,12 +228,9 @@ def batch(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
 def reference(case: Case, device: torch.device, folder: Path) -> dict[str, Any]:
     """Loss and gradient in float64, kept in the folder for `check`; returns the FLOPs of a step and the parameters."""
     from safetensors.torch import save_file
-    from torch.utils.flop_counter import FlopCounterMode
 
     model = build(case).to(device)
     images, labels = batch(case, device)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(_normalised(images[:1], torch.float32))
     exact = copy.deepcopy(model).double()
     loss = 0.0
     for x, y in zip(images.split(CHUNK), labels.split(CHUNK), strict=True):
@@ -243,7 +241,7 @@ def reference(case: Case, device: torch.device, folder: Path) -> dict[str, Any]:
     gradients = {name: p.grad.float().cpu() for name, p in exact.named_parameters() if p.grad is not None}
     save_file(gradients | {"loss": torch.tensor(loss)}, folder / "reference.safetensors")
     # Backward multiplies twice as often as forward: once for the inputs' gradient, once for the weights'.
-    flops = 3 * counter.get_total_flops() * case.batch_size
+    flops = 3 * limits.flops_of(model, _normalised(images[:1], torch.float32)) * case.batch_size
     return {"flops": flops, "params": sum(p.numel() for p in model.parameters())}
 
 
@@ -269,7 +267,7 @@ def check(case: Case, setting: Setting, device: torch.device, folder: Path) -> d
     precision = devices.resolve_precision(setting.precision, device)
     names = [name for name, _ in model.named_parameters()]
     together = [torch.cat([each[name].flatten() for name in names]) for each in (moved, expected)]
-    whole, floor = _relative(*together), SMALL * float(together[1].norm())
+    whole, floor = _relative(together[0], together[1]), SMALL * float(together[1].norm())
     parts = {name: _relative(moved[name], expected[name], floor) for name in names}
     worst = max(parts, key=lambda name: parts[name])
     loss_difference = abs(losses[0] - expected_loss) / abs(expected_loss)

@@ -251,14 +251,15 @@ def summary(
     same_precision = [one for each in measured.values() for one in each.turns if one.precision == turn.precision]
     limits = [one.limit for one in same_precision if one.limit is not None]
     # An emulated precision has no limit worth the name.
-    has_share = flops is not None and limits and not turn.is_probe
     found: dict[str, Any] = {
         "images_per_s": rate,
         "images_per_s_spread": rate_spread,
         "repetitions": len(this.seconds),
         "precision": turn.precision,
         "backend": turn.backend,
-        "share_of_limit": flops / median(this.seconds) / median(limits) if has_share else None,
+        "share_of_limit": flops / median(this.seconds) / median(limits)
+        if flops and limits and not turn.is_probe
+        else None,
         "first_s": this.first_s,
         "peak_memory_bytes": int(median(this.peaks)) if this.peaks else None,
     }

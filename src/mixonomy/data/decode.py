@@ -59,7 +59,9 @@ def decode(image: Encoded | Image.Image, channels: int = 3) -> Tensor:
     size = jpeg_size(image)
     if size is not None and size[0] * size[1] <= MAX_PIXELS:
         with contextlib.suppress(RuntimeError, ValueError):  # Pillow may read it, or says what is wrong
-            return decode_jpeg(image, mode="RGB" if channels == 3 else "GRAY")
+            pixels = decode_jpeg(image, mode="RGB" if channels == 3 else "GRAY")
+            assert isinstance(pixels, Tensor)  # a list only for several files
+            return pixels
     header = _header(image)
     if header is None or not header.has_transparency_data:
         try:
@@ -110,7 +112,8 @@ def decode_crop(
             return _cut(decode(image, channels), box)
         header.draft(None, (header.width // scale, header.height // scale))
         pixels = _decode_with_pillow(header, channels)
-    return _cut(pixels, tuple(edge // scale for edge in box))
+    top, left, height, width = (edge // scale for edge in box)
+    return _cut(pixels, (top, left, height, width))
 
 
 def jpeg_size(image: bytes) -> tuple[int, int] | None:

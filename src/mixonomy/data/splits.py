@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +77,8 @@ def plan_splits(
 def joined_splits(first: Split, second: Split) -> Split:
     """The samples of both, without copying images."""
     names = PackedStrings([*first.names, *second.names])
-    return Split(Chained(first.images, second.images), np.concatenate([first.labels, second.labels]), names)
+    labels = cast(Labels, np.concatenate([first.labels, second.labels]))
+    return Split(Chained(first.images, second.images), labels, names)
 
 
 def _first(split: Split, count: int, source: str) -> Split:
@@ -111,7 +113,10 @@ def hold_out(split: Split, share: float) -> tuple[Split, Split]:
     chosen = np.zeros(len(split), dtype=bool)
     chosen[held] = True
     if not chosen.any():
-        raise ValueError(f"{len(split)} images, no class with two, are too few to hold out {share:.0%}; add images.")
+        raise ValueError(
+            f"{len(split)} images, no class with two different ones, are too few to hold out {share:.0%}; add images "
+            f"(`mixonomy data check` shows copies)."
+        )
     return split.pick(np.flatnonzero(~chosen)), split.pick(np.flatnonzero(chosen))
 
 
@@ -145,7 +150,7 @@ def _num_bytes(images: Images, index: int) -> int | None:
         return _num_bytes(images.images, int(images.indices[index]))
     try:
         if isinstance(images, Files):
-            return os.stat(images.root / images.paths[index]).st_size
+            return os.stat(os.path.join(images.root, images.paths[index])).st_size
         image = images[index]
     except OSError:
         return None

@@ -104,11 +104,12 @@ def packed(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 def exchange(module: nn.Module) -> nn.Module:
     """Exchanges the layers of a module, in place; returns it, or what it is exchanged for itself."""
-    kind = type(module)  # a subclass may compute something else
-    if kind is nn.Conv2d and is_patch_embedding(module):
-        return PatchLinear(module)
+    kind: Any = type(module)  # a subclass may compute something else
+    layer: Any = module
+    if kind is nn.Conv2d and is_patch_embedding(layer):
+        return PatchLinear(layer)
     if kind in _EXCHANGES:
-        return _EXCHANGES[kind](module)
+        return _EXCHANGES[kind](layer)
     for name, child in module.named_children():
         setattr(module, name, exchange(child))
     return module

@@ -3,12 +3,12 @@
 Axes: B images, S tokens, C channels.
 """
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-Gelu = Literal["tanh", "erf"]
+from mixonomy.choices import Gelu
 
 
 class ColumnLinear(nn.Linear):

@@ -65,6 +65,8 @@ def _nearest(text: str, path: Path) -> str:
         names += [given + entry.name for entry in entries if entry.name.lower().endswith(files) or entry.is_dir()]
     near = difflib.get_close_matches(text, names, n=1)
     return f"did you mean {near[0]!r}? Else " if near else ""
+
+
 def data_root(root: str | Path | None = None) -> Path:
     """The folder of the known names: as given, else $MIXONOMY_DATA, else ~/.cache/mixonomy/data."""
     return Path(root or os.environ.get("MIXONOMY_DATA") or Path.home() / ".cache/mixonomy/data").expanduser()
