@@ -89,9 +89,9 @@ def prepare(device: torch.device) -> None:
     elif device.type == "cpu" and sys.platform == "linux":
         with contextlib.suppress(AttributeError, OSError):  # another C library
             mallopt = ctypes.CDLL(None).mallopt
-            for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1), (M_TOP_PAD, 64 * 2**20)):
+            for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1)):
                 mallopt(parameter, value)
 
 
 # Source: glibc malloc/malloc.h.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
