@@ -170,7 +170,7 @@ def read(path: str | Path) -> list[Row]:
     return rows
 
 
-def number_rows(where: Origin, numbers: Mapping[str, Any], **about: str) -> list[Row]:
+def number_rows(where: Origin, numbers: Mapping[str, Any], **about: Any) -> list[Row]:
     """The rows of one setting of `mixonomy bench`.
 
     Args:
@@ -193,7 +193,7 @@ def number_rows(where: Origin, numbers: Mapping[str, Any], **about: str) -> list
     return rows
 
 
-def limit_rows(where: Origin, limits: Limits, **about: str) -> list[Row]:
+def limit_rows(where: Origin, limits: Limits, **about: Any) -> list[Row]:
     """The rows of what the machine can do, measured with the others of a study and its data."""
     found = {f"matrix product, {name}": ("gemm_flops_per_s", rate, "FLOP/s") for name, rate in limits.gemm.items()}
     found["copy of a large tensor"] = ("bytes_per_s", limits.bytes_per_s, "bytes/s")
