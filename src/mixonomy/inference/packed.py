@@ -1,9 +1,9 @@
 """Layers for inference on a CPU that call oneDNN as directly as torch allows: what a model's layers are exchanged for.
 
-Two things cost time beside the matrix products, and go: weights are laid out for oneDNN once instead of at every
-call, and bias and GELU are done while a product's result is still in cache.
+What costs time beside the matrix products, goes: weights are laid out for oneDNN once instead of at every call, bias and
+GELU are done while a product's result is still in cache, and no tokens are transposed or copied for a skip.
 
-Axes: B images, C channels.
+Axes: B images, S tokens, C channels.
 """
 
 import copy
@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mixonomy.nn import MLP
+from mixonomy.nn import MLP, Block, TokenMLP
+from mixonomy.nn.block import LayerScale
 
 _onednn: Any = torch.ops.mkldnn  # the operators that torch.compile calls
 
@@ -46,6 +47,28 @@ class PackedMLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., dim] -> [..., dim]."""
         return self.fc2(self.fc1(x))
+
+
+class PackedBlock(nn.Module):
+    """The block of a Mixer: token mixing multiplies from the left, W [S', S] @ y [B, S, C], and both skips add in place.
+
+    Args:
+      block: of token MLP and channel MLP, without layer scale; what comes in is overwritten.
+    """
+
+    def __init__(self, block: Any):
+        super().__init__()
+        tokens: TokenMLP = block.token_mixer
+        self.norm1, self.norm2, self.channel_mixer = block.norm1, block.norm2, PackedMLP(block.channel_mixer)
+        self.weight1, self.bias1 = tokens.fc1.weight.detach(), tokens.fc1.bias.detach().unsqueeze(1)
+        self.weight2, self.bias2 = tokens.fc2.weight.detach(), tokens.fc2.bias.detach().unsqueeze(1)
+        self.gelu = tokens.act.approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, S, C] -> [B, S, C]."""
+        hidden = F.gelu(torch.matmul(self.weight1, self.norm1(x)).add_(self.bias1), approximate=self.gelu)
+        x = x.baddbmm_(self.weight2.expand(len(x), -1, -1), hidden).add_(self.bias2)
+        return self.channel_mixer(self.norm2(x)).add_(x)
 
 
 class PatchLinear(nn.Module):
@@ -88,6 +111,8 @@ def exchange(module: nn.Module) -> nn.Module:
     layer: Any = module
     if kind is nn.Conv2d and is_patch_embedding(layer):
         return PatchLinear(layer)
+    if kind is Block and is_plain_mixer(layer):
+        return PackedBlock(layer)
     if kind in _EXCHANGES:
         return _EXCHANGES[kind](layer)
     for name, child in module.named_children():
@@ -96,6 +121,12 @@ def exchange(module: nn.Module) -> nn.Module:
 
 
 _EXCHANGES = {MLP: PackedMLP, nn.Linear: PackedLinear}
+
+
+def is_plain_mixer(block: Block) -> bool:
+    """Whether a block is a token MLP and a channel MLP, with nothing on the branches but their norms."""
+    mixers = (type(block.token_mixer), type(block.channel_mixer))
+    return mixers == (TokenMLP, MLP) and not any(isinstance(s, LayerScale) for s in (block.scale1, block.scale2))
 
 
 def is_patch_embedding(conv: nn.Conv2d) -> bool:
