@@ -12,7 +12,7 @@ import copy
 import torch
 
 from mixonomy import devices
-from mixonomy.bench.train import Case, batch, build
+from mixonomy.bench.step import Case, batch, build
 from train import CASES, TINY
 
 # Largest allowed difference, as a share of the logits' norm: unit roundoff (fp32: TF32's 2^-11, bf16: 2^-8) times 8.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mixonomy.bench import cost
-from mixonomy.bench.train import Case
+from mixonomy.bench.step import Case
 from rows import RESULTS, Row, append, make_row, middle, origin
 
 PATCH, DIM, BLOCKS, TOKENS_DIM, BATCH, SIDE = 16, 512, 8, 256, 4, 224  # of Mixer-S/16

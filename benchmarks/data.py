@@ -21,6 +21,7 @@ import torch
 from mixonomy import devices, optim
 from mixonomy.bench import data as bench
 from mixonomy.bench import train, turns
+from mixonomy.bench.image_files import prepared
 from mixonomy.data import BadImages, Split, open_source, train_data
 from mixonomy.data.mix import mix
 from mixonomy.evals.predictor import normalise
@@ -174,7 +175,7 @@ def main() -> int:
         if set(options.cases) != {"memory"}:
             with tempfile.TemporaryDirectory() as folder:
                 source = open_source("imagenette", options.data_root)
-                count = bench.prepared(source, Path(folder), num_images=num_images, batch_size=batch_size)
+                count = prepared(source, Path(folder), num_images=num_images, batch_size=batch_size)
                 about: dict[str, Any] = {"rounds": rounds, "turn_s": turn_s, "batch_size": batch_size}
                 for name in [name for name in options.cases if name != "memory"]:
                     for workers in options.workers:

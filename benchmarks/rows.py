@@ -170,68 +170,34 @@ def read(path: str | Path) -> list[Row]:
     return rows
 
 
-def number_rows(where: Origin, numbers: Mapping[str, Any], *, study: str, model: str, data: str) -> list[Row]:
+def number_rows(where: Origin, numbers: Mapping[str, Any], **about: Any) -> list[Row]:
     """The rows of one setting of `mixonomy bench`.
 
     Args:
       numbers: by the keys of `mixonomy.bench.turns.summary`; where there was no turn its note says why, else the note
         of images_per_s says what computed.
+      about: study, model and data.
     """
     if numbers["images_per_s"] is None:
-        note = numbers["note"]
-        return [
-            make_row(
-                where,
-                study=study,
-                model=model,
-                data=data,
-                metric="images_per_s",
-                value=None,
-                unit="images/s",
-                n=0,
-                note=note,
-            )
-        ]
+        return [make_row(where, **about, metric="images_per_s", value=None, unit="images/s", n=0, note=numbers["note"])]
     rows = []
     for metric, unit in UNITS.items():
-        value, note = numbers.get(metric), numbers.get("note")
         if metric not in numbers:
             continue
+        value, note = numbers[metric], numbers.get("note")
         if metric == "images_per_s":
             note = "; ".join(filter(None, (f"{numbers['precision']}, {numbers['backend']}", note)))
         note = note or ("not measured" if value is None else None)
         spread, n = numbers.get(f"{metric}_spread"), numbers["repetitions"]
-        rows.append(
-            make_row(
-                where,
-                study=study,
-                model=model,
-                data=data,
-                metric=metric,
-                value=value,
-                unit=unit,
-                spread=spread,
-                n=n,
-                note=note,
-            )
-        )
+        rows.append(make_row(where, **about, metric=metric, value=value, unit=unit, spread=spread, n=n, note=note))
     return rows
 
 
-def limit_rows(where: Origin, limits: Limits, *, study: str, data: str) -> list[Row]:
-    """The rows of what the machine can do, measured with the others of `data`."""
+def limit_rows(where: Origin, limits: Limits, **about: Any) -> list[Row]:
+    """The rows of what the machine can do, measured with the others of a study and its data."""
     found = {f"matrix product, {name}": ("gemm_flops_per_s", rate, "FLOP/s") for name, rate in limits.gemm.items()}
     found["copy of a large tensor"] = ("bytes_per_s", limits.bytes_per_s, "bytes/s")
     return [
-        make_row(
-            where,
-            study=study,
-            model=model,
-            data=data,
-            metric=metric,
-            value=value,
-            unit=unit,
-            note=None if value else "torch has none here",
-        )
+        make_row(where, **about, model=model, metric=metric, value=value, unit=unit, note=None if value else "not here")
         for model, (metric, value, unit) in found.items()
     ]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from figures import curves_figure, newest_curves, taxonomy_figure
+from plain import PLAIN, newest, number, of_same_run, table
 from rows import RESULTS, Row, read
 from taxonomy import ARCHITECTURES, ROLES, TaxonomyRow, newest_of
 
@@ -24,8 +25,8 @@ def recipes(results: Path) -> str:
     summaries = [row for row in read(results / "recipes.jsonl") if row["seed"] is None]
     published = [row for row in read(results / PUBLISHED) if row["study"] == "recipe"]
     lines, used = [], []
-    for row in _newest(summaries, "top1"):
-        same = _of_same_run(summaries, row)
+    for row in newest(summaries, "top1"):
+        same = of_same_run(summaries, row)
         theirs = [p for p in published if _family(p) == _family(row)]
         used += theirs
         minutes = None if "seconds" not in same or same["seconds"]["value"] is None else same["seconds"]["value"] / 60
@@ -33,11 +34,11 @@ def recipes(results: Path) -> str:
             [
                 row["data"],
                 row["model"],
-                _number(same.get("params"), ",.0f"),
+                number(same.get("params"), ",.0f"),
                 _percent(row),
                 f"{row['n']}" + (f" ({row['note']})" if row.get("note") else ""),
                 "-" if minutes is None else f"{minutes:.1f}",
-                _number(same.get("images_per_s"), ",.0f"),
+                number(same.get("images_per_s"), ",.0f"),
                 "; ".join(map(_cite, theirs)) or "-",
                 row["device"],
                 row["commit"] or "-",
@@ -49,60 +50,7 @@ def recipes(results: Path) -> str:
         if p not in used
     ]
     header = "data|model and length|parameters|test top-1, %|n|minutes|images/s|published top-1, %|machine|commit"
-    return _table(header.split("|"), lines, right=(2, 3, 5, 6))
-
-
-def train(results: Path) -> str:
-    """One line per setting: throughput, ratios to timm, memory, share of the limit."""
-    rows = read(results / "train.jsonl")
-    lines = []
-    for row in _newest(rows, "images_per_s"):
-        same = _of_same_run(rows, row)
-        lines.append(
-            [
-                row["model"],
-                row["data"],
-                _number(row, ",.1f", with_spread=True),
-                _number(same.get("ratio_default"), ".2f", with_spread=True),
-                _number(same.get("ratio_best"), ".2f", with_spread=True),
-                _number(same.get("peak_memory_bytes"), ",.0f", scale=1e-6),
-                _number(same.get("share_of_limit"), ".0f", scale=100),
-                f"{row['n']}" + (f" ({row['note']})" if row.get("note") else ""),
-                row["device"],
-                row["commit"] or "-",
-            ]
-        )
-    header = "model|data|images/s|/ timm fp32|/ timm's best|peak memory, MB|of the limit, %|steps|machine|commit"
-    return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6))
-
-
-def infer(results: Path) -> str:
-    """One line per model, batch size and setting: throughput, ratios, share of the limit, agreement with float64."""
-    rows = read(results / "infer.jsonl")
-    lines = []
-    for row in _newest(rows, "images_per_s"):
-        same = _of_same_run(rows, row)
-        lines.append(
-            [
-                row["model"],
-                row["data"],
-                _number(row, ",.1f", with_spread=True),
-                *(_number(same.get(f"ratio_{other}"), ".2f") for other in ("default", "best", "best_peer")),
-                _number(same.get("share_of_limit"), ".0f", scale=100),
-                _number(same.get("peak_memory_bytes"), ",.0f", scale=1e-6),
-                _number(same.get("first_s"), ".2f"),
-                _number(same.get("difference"), ".0e"),
-                _number(same.get("top1_agreement"), ".1f", scale=100),
-                f"{row['n']} ({row.get('note') or '-'})",
-                row["device"],
-                row["commit"] or "-",
-            ]
-        )
-    header = (
-        "model|data|images/s|/ timm fp32|/ timm's best|/ best peer|of the limit, %|peak memory, MB|first call, s"
-        "|differs|same top-1, %|calls|machine|commit"
-    )
-    return _table(header.split("|"), lines, right=range(2, 11))
+    return table(header.split("|"), lines, right=(2, 3, 5, 6))
 
 
 def curves(results: Path) -> str:
@@ -114,92 +62,21 @@ def curves(results: Path) -> str:
     lines = []
     for (model, place), found in by_point.items():
         sweep, name = model.split(": ")
-        times = [_number(found.get(metric), ",.1f", scale=1e3, with_spread=True) for metric in ("forward_s", "step_s")]
-        memory = [_number(found.get(metric), ",.0f", scale=1e-6) for metric in ("forward_bytes", "step_bytes")]
-        flops = _number(found.get("flops"), ",.2f", scale=1e-9)
+        times = [number(found.get(metric), ",.1f", scale=1e3, with_spread=True) for metric in ("forward_s", "step_s")]
+        memory = [number(found.get(metric), ",.0f", scale=1e-6) for metric in ("forward_bytes", "step_bytes")]
+        flops = number(found.get("flops"), ",.2f", scale=1e-9)
         about = found["forward_s"]
         lines.append([f"{sweep} {place}", name, flops, *times, *memory, about["device"], about["commit"] or "-"])
     header = "what|model|GFLOP per image|forward, ms|step, ms|forward, MB|step, MB|machine|commit"
-    return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6))
-
-
-def data(results: Path) -> str:
-    """One line per library, number of workers and augmentation: throughput, share of the limit, ratios."""
-    rows = read(results / "data.jsonl")
-    lines = []
-    for row in _newest(rows, "images_per_s"):
-        same = _of_same_run(rows, row)
-        lines.append(
-            [
-                row["data"],
-                row["model"],
-                _number(row, ",.0f", with_spread=True),
-                _number(same.get("share_of_limit"), ".0f", scale=100),
-                _number(same.get("ratio_default"), ".2f", with_spread=True),
-                _number(same.get("ratio_best"), ".2f", with_spread=True),
-                f"{row['n']}" + (f" ({row['note']})" if row.get("note") else ""),
-                row["device"],
-                row["commit"] or "-",
-            ]
-        )
-    header = "data|pipeline|images/s|of the limit, %|/ torchvision|/ best peer|repetitions|machine|commit"
-    return _table(header.split("|"), lines, right=(2, 3, 4, 5))
-
-
-def data_memory(results: Path) -> str:
-    """One line per way to make a batch in memory, and one for the training step."""
-    rows = read(results / "data.jsonl")
-    lines = []
-    for row in _newest(rows, "batch_s"):
-        same = _of_same_run(rows, row)
-        lines.append(
-            [
-                row["data"],
-                row["model"],
-                _number(row, ",.2f", scale=1e3, with_spread=True),
-                _number(same.get("share_of_step"), ".1f", scale=100),
-                _number(same.get("ratio_default"), ".1f"),
-                str(row["n"]),
-                row["device"],
-                row["commit"] or "-",
-            ]
-        )
-    header = "data|what|ms per batch|of the step, %|/ torchvision|repetitions|machine|commit"
-    return _table(header.split("|"), lines, right=(2, 3, 4))
-
-
-def muon(results: Path) -> str:
-    """One line per implementation of Muon."""
-    rows = read(results / "muon.jsonl")
-    lines = []
-    for row in _newest(rows, "latency_ms"):
-        ratio = _of_same_run(rows, row).get("ratio_default")
-        times = "1" if ratio is None else _number(ratio, ".1f", with_spread=True)
-        latency = _number(row, ",.1f", with_spread=True)
-        lines.append([row["model"], row["data"], latency, times, str(row["n"]), row["device"], row["commit"] or "-"])
-    header = "Muon|matrices|ms per step|times as fast as torch's|steps|machine|commit"
-    return _table(header.split("|"), lines, right=(2, 3))
-
-
-def ridge(results: Path) -> str:
-    """One line per size of RidgeProbe's problem: time on a core, by the clock, and memory."""
-    rows = read(results / "ridge.jsonl")
-    lines = []
-    for row in _newest(rows, "fit_cpu_s"):
-        same = _of_same_run(rows, row)
-        times = [_number(same.get(metric), ".1f") for metric in ("fit_cpu_s", "fit_s", "score_cpu_s", "score_s")]
-        memory = _number(same.get("peak_memory_bytes"), ",.0f", scale=1e-6)
-        lines.append([row["data"], *times, memory, row["device"], row["commit"] or "-"])
-    header = "features|fit, s on a core|by the clock|score, s on a core|by the clock|peak memory, MB|machine|commit"
-    return _table(header.split("|"), lines, right=(1, 2, 3, 4, 5))
+    return table(header.split("|"), lines, right=(2, 3, 4, 5, 6))
 
 
 def label_errors(results: Path) -> str:
     """One line per share of wrong labels: how many of them were found; numbers of images are means over the seeds."""
     rows = read(results / "label_errors.jsonl")
     lines = []
-    for row in _newest(rows, "top1"):
-        same = _of_same_run(rows, row)
+    for row in newest(rows, "top1"):
+        same = of_same_run(rows, row)
         wrong, found, right = (same[metric]["value"] for metric in ("wrong", "found", "right"))
         lines.append(
             [
@@ -217,43 +94,7 @@ def label_errors(results: Path) -> str:
             ]
         )
     header = "data|model and length|top-1, %|wrong|listed|of them wrong|precision|recall|n|machine|commit"
-    return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6, 7))
-
-
-def memory(results: Path) -> str:
-    """One line per command on many files: its time, and what memory it held early, late and at most."""
-    rows = read(results / "memory.jsonl")
-    lines = []
-    for row in [*_newest(rows, "seconds"), *_newest(rows, "early_bytes")]:
-        same = _of_same_run(rows, row)
-        held = [_number(same.get(f"{when}_bytes"), ",.0f", scale=1e-6) for when in ("early", "late", "peak")]
-        rate = _number(same.get("images_per_s"), ",.0f")
-        seconds = _number(same.get("seconds"), ",.1f")
-        lines.append([row["model"], row["data"], seconds, rate, *held, row["device"], row["commit"] or "-"])
-    header = "command|data|s|images/s|memory early, MB|late, MB|at most, MB|machine|commit"
-    return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6))
-
-
-def imagenette(results: Path) -> str:
-    """One line per model: what it scored from scratch in how many CPU minutes."""
-    rows = read(results / "imagenette.jsonl")
-    lines = []
-    for row in _newest(rows, "top1"):
-        same = _of_same_run(rows, row)
-        lines.append(
-            [
-                row["model"],
-                row["data"],
-                _number(same.get("params"), ",.0f"),
-                _percent(row),
-                _number(same.get("cpu_minutes"), ".0f"),
-                f"{row['n']}" + (f" ({row['note']})" if row.get("note") else ""),
-                row["device"],
-                row["commit"] or "-",
-            ]
-        )
-    header = "model and length|data|parameters|test top-1, %|CPU minutes|n|machine|commit"
-    return _table(header.split("|"), lines, right=(2, 3, 4))
+    return table(header.split("|"), lines, right=(2, 3, 4, 5, 6, 7))
 
 
 def folder(results: Path) -> str:
@@ -261,9 +102,9 @@ def folder(results: Path) -> str:
     rows = read(results / "folder.jsonl")
     data = list(dict.fromkeys(row["data"] for row in rows))
     found: dict[tuple[str, str], dict[str, dict[str, Row]]] = {}
-    for row in _newest(rows, "val_top1"):
+    for row in newest(rows, "val_top1"):
         line = found.setdefault((row["model"], row["device"]), {})
-        line[row["data"]] = _of_same_run(rows, row)
+        line[row["data"]] = of_same_run(rows, row)
     lines = []
     for (model, device), by_data in found.items():
         scores = [_percent(by_data[d][m]) if d in by_data else "-" for d in data for m in ("val_top1", "top1")]
@@ -271,7 +112,7 @@ def folder(results: Path) -> str:
         lines.append([model, *scores, minutes, device])
     header = [f"{d}, {which}, %" for d in data for which in ("validation", "test")]
     right = range(1, 2 + 2 * len(data))
-    return _table(["recipe and length", *header, "CPU minutes", "machine"], lines, right=right)
+    return table(["recipe and length", *header, "CPU minutes", "machine"], lines, right=right)
 
 
 def layers(results: Path) -> str:
@@ -285,7 +126,7 @@ def layers(results: Path) -> str:
             shares = [f"{100 * row.cost[metric] / totals[metric]:.1f}" for metric in totals]
             lines.append([model, f"`{row.layer}`", row.kind, *crosses, *shares])
     header = "model|layer|kind|mixes channels|mixes locations|parameters, %|MACs, %|memory, %"
-    return _table(header.split("|"), lines, right=(5, 6, 7))
+    return table(header.split("|"), lines, right=(5, 6, 7))
 
 
 def taxonomy(results: Path) -> str:
@@ -295,12 +136,11 @@ def taxonomy(results: Path) -> str:
         cells = [model, f"{rows[0].data}"]
         for metric, total in _totals(rows).items():
             shares = (sum(row.cost[metric] for row in rows if row.role == role) / total for role in ROLES)
-            number = f"{total / 1e6:,.1f}"
-            cells += [number, " / ".join(f"{100 * share:.1f}" for share in shares)]
+            cells += [f"{total / 1e6:,.1f}", " / ".join(f"{100 * share:.1f}" for share in shares)]
         lines.append([*cells, rows[0].commit])
     split = "% channels / locations / both / neither"
     header = f"model|image|parameters, M|{split}|MACs, M|{split}|memory, MB|{split}|commit"
-    return _table(header.split("|"), lines, right=(2, 3, 4, 5, 6, 7))
+    return table(header.split("|"), lines, right=(2, 3, 4, 5, 6, 7))
 
 
 def _totals(rows: Sequence[TaxonomyRow]) -> dict[str, float]:
@@ -308,17 +148,10 @@ def _totals(rows: Sequence[TaxonomyRow]) -> dict[str, float]:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
+    **PLAIN,
     "recipes": recipes,
-    "train": train,
-    "infer": infer,
     "curves": curves,
-    "data": data,
-    "data_memory": data_memory,
-    "muon": muon,
-    "ridge": ridge,
     "label_errors": label_errors,
-    "memory": memory,
-    "imagenette": imagenette,
     "folder": folder,
     "layers": layers,
     "taxonomy": taxonomy,
@@ -345,18 +178,6 @@ def rewritten(text: str, results: Path) -> str:
     return pattern.sub(lambda m: f"{OPEN.format(m[1])}\n\n{TABLES[m[1]](results)}\n\n{CLOSE}", text)
 
 
-def _newest(rows: Sequence[Row], metric: str) -> list[Row]:
-    """The last row of each (model, data, machine): a later measurement takes the place of an earlier one."""
-    newest = {(row["model"], row["data"], row["device"]): row for row in rows if row["metric"] == metric}
-    return list(newest.values())
-
-
-def _of_same_run(rows: Sequence[Row], row: Row) -> dict[str, Row]:
-    """The rows that were measured with this one, by metric."""
-    keys = ("model", "data", "device", "commit", "command", "date")
-    return {other["metric"]: other for other in rows if all(other[key] == row[key] for key in keys)}
-
-
 def _family(row: Row) -> tuple[str, str]:
     """What makes a published number comparable: the data, and the name that the model's description begins with."""
     return row["data"], re.split(r"[ ,]", row["model"])[0]
@@ -371,22 +192,6 @@ def _percent(row: Row) -> str:
         return "-"
     spread = "" if row["spread"] is None else f" ± {100 * row['spread']:.2f}"
     return f"{100 * row['value']:.2f}{spread}"
-
-
-def _number(row: Row | None, form: str, *, scale: float = 1.0, with_spread: bool = False) -> str:
-    if row is None or row["value"] is None:
-        return "-"
-    spread = f" ± {scale * row['spread']:{form}}" if with_spread and row["spread"] is not None else ""
-    return f"{scale * row['value']:{form}}{spread}"
-
-
-def _table(header: Sequence[str], lines: Sequence[Sequence[str]], *, right: Sequence[int]) -> str:
-    """A Markdown table; `right` names the columns of numbers."""
-    if not lines:
-        return "No rows yet."
-    rule = ["--:" if i in right else "---" for i in range(len(header))]
-    cells = [[cell.replace("|", "\\|") for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *cells))
 
 
 def main() -> int:

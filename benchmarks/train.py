@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 from mixonomy.bench import show, train
-from mixonomy.bench.train import Case, case_of_model, case_of_recipe
+from mixonomy.bench.step import Case
+from mixonomy.bench.train import case_of_model, case_of_recipe
 from mixonomy.recipes.cifar10 import recipe as cifar10
 from rows import RESULTS, append, limit_rows, number_rows, origin
 

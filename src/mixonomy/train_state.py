@@ -4,7 +4,6 @@ Axes: B images, c image channels, H and W pixels, K classes.
 """
 
 import copy
-import shutil
 import time
 from typing import Any
 
@@ -265,6 +264,6 @@ class TrainState:
 
 
 def _compiled(model: nn.Module) -> Any:
-    if not torch.cuda.is_available() and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+    if not torch.cuda.is_available() and not devices.has_compiler():
         raise ValueError("compile=True needs a C++ compiler (g++ or clang++), and none is found; install one.")
     return torch.compile(model)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from mixonomy.bench import data, turns
+from mixonomy.bench import data, loaders, turns
+from mixonomy.bench.image_files import prepared
 from mixonomy.cli import main
 from mixonomy.data import Source, Split
 
@@ -17,7 +18,7 @@ KEYS = ("images_per_s", "share_of_limit", "ratio_default", "ratio_best", "peers"
 
 @pytest.fixture
 def case(tmp_path) -> data.Case:
-    count = data.prepared(None, tmp_path, num_images=16, batch_size=4)
+    count = prepared(None, tmp_path, num_images=16, batch_size=4)
     return data.Case(str(tmp_path), count, 16, 4, 0, False, 0.0)
 
 
@@ -28,7 +29,8 @@ def case(tmp_path) -> data.Case:
 @pytest.mark.parametrize("setting", data.SETTINGS)
 def test_setting_gives_every_image_once_and_can_be_timed(setting, has_randaugment, case):
     case = replace(case, has_randaugment=has_randaugment)
-    assert data.check(case, setting)["difference"] <= data.ROUNDING
+    found = data.check(case, setting)  # raises where an image or a label is wrong
+    assert found.get("difference", 0) <= data.ROUNDING and ("difference" in found) == (setting == data.LIMIT)
     turn = data.measure(case, setting)
     gc.collect()
     assert len(turn.seconds) >= 2 and min(turn.seconds) > 0
@@ -37,7 +39,7 @@ def test_setting_gives_every_image_once_and_can_be_timed(setting, has_randaugmen
 @pytest.mark.parametrize("fault", ["labels", "shape", "dtype"])
 def test_wrong_batches_are_not_timed(fault, case, monkeypatch):
     def faulty(case, passes):
-        for images, labels in data.our_batches(case, passes):
+        for images, labels in loaders.our_batches(case, passes):
             if fault == "labels":
                 labels = torch.zeros_like(labels)
             yield {"labels": images, "shape": images[..., 1:], "dtype": images.float()}[fault], labels
@@ -55,8 +57,8 @@ def test_wrong_batches_are_not_timed(fault, case, monkeypatch):
 def test_arrays_of_a_source_are_written_as_files_without_loss(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 7, 3), dtype=np.uint8)
     split = Split(list(pixels), np.array([2, 0, 2, 0, 2, 2]), [str(i) for i in range(6)])
-    assert data.prepared(Source("x", ("a", "b", "c"), {"train": split}), tmp_path, num_images=6, batch_size=2) == 6
-    found = data._split(data.Case(str(tmp_path), 6, 8, 2, 0, False))
+    assert prepared(Source("x", ("a", "b", "c"), {"train": split}), tmp_path, num_images=6, batch_size=2) == 6
+    found = loaders.split_of(data.Case(str(tmp_path), 6, 8, 2, 0, False))
     assert sorted(found.labels.tolist()) == [0, 0, 1, 1, 1, 1]  # the class without images has no folder
     written = {
         data.decode(content).permute(1, 2, 0).numpy().tobytes() for content in map(found.images.__getitem__, range(6))

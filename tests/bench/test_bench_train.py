@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mixonomy.bench import train
+from mixonomy.bench import step, train
 
 SIZES = {"patch_size": 4, "hidden_dim": 32, "num_blocks": 2, "tokens_mlp_dim": 16, "channels_mlp_dim": 64}
 TINY = train.Case({"name": "mixer", "gelu": "erf", **SIZES}, (16, 16), 8, num_classes=10, turn_s=0.0, gemm_size=64)
@@ -26,9 +26,9 @@ def test_settings_are_checked_and_timed_and_ours_is_the_step_of_the_training_loo
 
 def test_ways_to_save_memory_reach_the_step(monkeypatch):
     seen = []
-    monkeypatch.setattr(train, "TrainState", lambda recipe, *_, **__: seen.append(recipe.optim))
+    monkeypatch.setattr(step, "TrainState", lambda recipe, *_, **__: seen.append(recipe.optim))
     for setting in train.LESS_MEMORY.values():
-        train.training_step(TINY, setting, torch.device("cpu"), train.build(TINY))
+        step.training_step(TINY, setting, torch.device("cpu"), step.build(TINY))
     assert [(optim.accumulate, optim.checkpoint_blocks) for optim in seen] == [(4, False), (1, True)]
 
 

@@ -91,7 +91,9 @@ def test_a_setting_without_a_number_keeps_its_line(tmp_path):
     about = {"study": "train", "model": "cifar: timm, bf16", "data": "random", "metric": "images_per_s"}
     row = make_row(WHERE, **about, value=None, unit="images/s", n=0, note="not done after 1200 s")
     rows.append(tmp_path / "train.jsonl", [row])
-    assert "| cifar: timm, bf16 | random | - | - | - | - | - | 0 (not done after 1200 s) |" in tables.train(tmp_path)
+    assert "| cifar: timm, bf16 | random | - | - | - | - | - | 0 (not done after 1200 s) |" in tables.TABLES["train"](
+        tmp_path
+    )
 
 
 def test_label_errors_have_precision_and_recall_where_there_is_something_to_divide_by(tmp_path):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mixonomy.data import BadImages, Batch, EvalData, Split, loading, train_data
+from mixonomy.data import BadImages, Batch, EvalData, Split, default_workers, loading, train_data
 from mixonomy.data.decode import decode
 from mixonomy.data.loading import InMemoryData, WorkerData
 from mixonomy.data.stream import Order
@@ -169,7 +169,7 @@ def test_grey_images_stay_grey():
 
 
 def test_default_number_of_workers_is_that_of_the_cores_at_most_eight():
-    assert 1 <= loading.default_workers() <= 8
+    assert 1 <= default_workers() <= 8
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core

@@ -10,7 +10,7 @@ import torch
 
 from mixonomy import devices
 from mixonomy.bench import limits, turns
-from mixonomy.bench.train import TINY, Case, Setting, batch, build, training_step
+from mixonomy.bench.step import TINY, Case, Setting, batch, build, training_step
 
 MODULE = "mixonomy.bench.cost"
 OURS = Setting("ours", "auto")

@@ -132,22 +132,10 @@ def compare(
             return run({**base, **task}) if in_process else turns.child(MODULE, {**base, **task}, own_cache)
 
         facts = do({"do": "reference"})
-        checked, failed, first = dict[str, dict[str, float]](), dict[str, str](), dict[str, list[float]]()
-        for name in sorted(settings, key=lambda name: name != turns.OURS):  # where ours fails, nothing else matters
-            try:
-                found = do({"do": "check", "setting": name})
-            except ValueError as error:
-                if name == turns.OURS:
-                    raise ValueError(f"nothing was timed, since ours failed: {error}") from None
-                failed[name] = str(error)
-                say(f"{name}: {error}")
-                continue
-            first[name] = found.pop("first_s")
-            checked[name] = found
-            say(
-                f"{name}: differs from float64 by {found['difference']:.1e}, "
-                f"{100 * found['top1_agreement']:.1f} % of top-1 the same"
-            )
+        checked, failed = turns.checked(
+            settings, lambda name: do({"do": "check", "setting": name}), say, needed=[turns.OURS]
+        )
+        first = {name: each.pop("first_s") for name, each in checked.items()}
         measured = {size: {name: Measured() for name in settings} for size in case.batch_sizes}
 
         def turn(name: str, so_far: dict[str, Measured]) -> Turn:
@@ -275,7 +263,9 @@ def check(case: Case, setting: Setting, device: torch.device, folder: Path) -> d
             raise ValueError(f"wrong: logits at batch {size} differ by {difference:.1e}, allowed are {allowed:.0e}")
         worst = max(worst, difference)
         agreements.append((len(exact), float((ours.argmax(1) == exact.argmax(1)).double().mean())))
-    return {"difference": worst, "top1_agreement": max(agreements)[1], "first_s": first_s}
+    agreement = max(agreements)[1]
+    said = f"differs from float64 by {worst:.1e}, {100 * agreement:.1f} % of top-1 the same"
+    return {"difference": worst, "top1_agreement": agreement, "first_s": first_s, "said": said}
 
 
 def measure(case: Case, setting: Setting, device: torch.device, folder: Path) -> list[Turn]:

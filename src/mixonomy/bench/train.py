@@ -19,43 +19,34 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mixonomy import devices, optim
+from mixonomy import devices
 from mixonomy.bench import limits, turns
-from mixonomy.bench.peers import lucidrains_twin, randomise, timm_twin
+from mixonomy.bench.step import (
+    CHECK_LR,
+    LABEL_SMOOTHING,
+    TINY,
+    Case,
+    Setting,
+    batch,
+    build,
+    normalised,
+    training_step,
+    twin,
+)
 from mixonomy.bench.turns import HOPELESS, Measured, Turn
-from mixonomy.models import create
 from mixonomy.models.create import family_of
-from mixonomy.train_state import TrainState
 
 if TYPE_CHECKING:
     from mixonomy.recipe import Recipe
 
 MODULE = "mixonomy.bench.train"
 DEFAULT = "timm fp32"  # the yardstick: timm as it comes
-LABEL_SMOOTHING = 0.1
-WEIGHT_DECAY = 0.1
-CHECK_LR = 1024.0  # a power of two, large: then what a weight moved by has all digits of the gradient
 CHUNK = 32  # images at a time in float64
 PROBE_SHARE = 8  # the first step of a slow precision sees one image in so many
 
 # Largest difference from float64, relative: of the loss; of the gradient, in fp32 any parameter's, in bf16 as a whole.
 TOLERANCES = {"fp32": (1e-4, 1e-3), "bf16": (2e-2, 5e-2)}
 SMALL = 1e-3  # of the whole gradient's norm: a bias before a norm has no gradient but what rounding leaves
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Who trains, in which precision ("auto": what `mixonomy train` takes), compiled or not.
-
-    Args:
-      accumulate, checkpoint_blocks: for ours, as in a recipe.
-    """
-
-    library: Literal["ours", "timm", "lucidrains"]
-    precision: Literal["auto", "fp32", "bf16"]
-    is_compiled: bool = False
-    accumulate: int = 1
-    checkpoint_blocks: bool = False
 
 
 SETTINGS = {
@@ -71,24 +62,6 @@ LESS_MEMORY = {
     f"{turns.OURS} in 4 pieces": Setting("ours", "auto", accumulate=4),
     f"{turns.OURS} checkpointed": Setting("ours", "auto", checkpoint_blocks=True),
 }
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model and a batch.
-
-    Args:
-      model: arguments of `mixonomy.create` without image_size and num_classes.
-      turn_s: what the timed steps of one turn fill, at least two steps.
-      gemm_size: of the matrices whose product is the limit; limits.GEMM_SIZE if None.
-    """
-
-    model: dict[str, Any]
-    image_size: tuple[int, int]
-    batch_size: int
-    num_classes: int
-    turn_s: float = 10.0
-    gemm_size: int | None = None
 
 
 def case_of_model(name: str, image_size: int, *, batch_size: int = 32, num_classes: int = 1000) -> Case:
@@ -163,17 +136,9 @@ def compare(
             return run({**base, **task}) if in_process else turns.child(MODULE, {**base, **task}, own_cache)
 
         facts = do({"do": "reference"})
-        differences, failed, first = dict[str, float](), dict[str, str](), dict[str, float]()
-        for name in sorted(settings, key=lambda name: name != turns.OURS):  # where ours fails, nothing else matters
-            try:
-                checked = do({"do": "check", "setting": name})
-                differences[name], first[name] = checked["difference"], checked["first_s"]
-                say(f"{name}: largest difference from float64 {checked['difference']:.1e}")
-            except ValueError as error:
-                if name == turns.OURS:
-                    raise ValueError(f"nothing was timed, since ours failed: {error}") from None
-                failed[name] = str(error)
-                say(f"{name}: {error}")
+        checked, failed = turns.checked(
+            settings, lambda name: do({"do": "check", "setting": name}), say, needed=[turns.OURS]
+        )
 
         def turn(name: str, so_far: dict[str, Measured]) -> Turn:
             # Only bfloat16 can be hopeless by nature; float32 that is slow is a machine that is busy.
@@ -181,10 +146,11 @@ def compare(
             slow_after_s = HOPELESS * median(yardstick) if yardstick else 1e9
             found = Turn(**do({"do": "turn", "setting": name, "slow_after_s": slow_after_s}))
             found = replace(found, peak_bytes=None) if in_process else found  # what others left is not its own
-            return replace(found, first_s=max(found.first_s, first[name]))
+            return replace(found, first_s=max(found.first_s, checked[name]["first_s"]))
 
         measured = turns.take_turns(settings, rounds, turn, say, failed)
         machine = limits.Limits(**do({"do": "limits"}))
+    differences = {name: each["difference"] for name, each in checked.items()}
     return Result(case, facts["flops"], facts["params"], differences, measured, machine)
 
 
@@ -208,23 +174,6 @@ def _setting(name: str) -> Setting:
     return (SETTINGS | LESS_MEMORY)[name]
 
 
-def build(case: Case) -> nn.Module:
-    """Our model, in training mode on the CPU; the same weights at every call, none of them zero."""
-    torch.manual_seed(0)
-    model = create(num_classes=case.num_classes, image_size=case.image_size, **case.model)
-    randomise(model, seed=0)
-    return model.train()
-
-
-def batch(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Random uint8 images [B, c, H, W] and labels int64 [B], the same at every call."""
-    generator = torch.Generator().manual_seed(1)
-    shape = (case.batch_size, case.model.get("in_channels", 3), *case.image_size)
-    images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-    labels = torch.randint(case.num_classes, (case.batch_size,), generator=generator)
-    return images.to(device), labels.to(device)
-
-
 def reference(case: Case, device: torch.device, folder: Path) -> dict[str, Any]:
     """Loss and gradient in float64, kept in the folder for `check`; returns the FLOPs of a step and the parameters."""
     from safetensors.torch import save_file
@@ -234,18 +183,18 @@ def reference(case: Case, device: torch.device, folder: Path) -> dict[str, Any]:
     exact = copy.deepcopy(model).double()
     loss = 0.0
     for x, y in zip(images.split(CHUNK), labels.split(CHUNK), strict=True):
-        part = nn.functional.cross_entropy(exact(_normalised(x, torch.float64)), y, label_smoothing=LABEL_SMOOTHING)
+        part = nn.functional.cross_entropy(exact(normalised(x, torch.float64)), y, label_smoothing=LABEL_SMOOTHING)
         part = part * (len(x) / len(images))
         part.backward()
         loss += part.item()
     gradients = {name: p.grad.float().cpu() for name, p in exact.named_parameters() if p.grad is not None}
     save_file(gradients | {"loss": torch.tensor(loss)}, folder / "reference.safetensors")
     # Backward multiplies twice as often as forward: once for the inputs' gradient, once for the weights'.
-    flops = 3 * limits.flops_of(model, _normalised(images[:1], torch.float32)) * case.batch_size
+    flops = 3 * limits.flops_of(model, normalised(images[:1], torch.float32)) * case.batch_size
     return {"flops": flops, "params": sum(p.numel() for p in model.parameters())}
 
 
-def check(case: Case, setting: Setting, device: torch.device, folder: Path) -> dict[str, float]:
+def check(case: Case, setting: Setting, device: torch.device, folder: Path) -> dict[str, Any]:
     """Compares one step with the reference; returns the largest relative difference, and the seconds of the step.
 
     Raises:
@@ -277,83 +226,9 @@ def check(case: Case, setting: Setting, device: torch.device, folder: Path) -> d
     found, what = (parts[worst], f"of {worst}") if precision == "fp32" else (whole, "as a whole")
     if not found <= of_gradient:
         raise ValueError(f"wrong: the gradient {what} differs by {found:.1e}, allowed are {of_gradient:.0e}")
-    return {"difference": max(found, loss_difference), "first_s": first_s}
-
-
-def twin(model: nn.Module, setting: Setting) -> nn.Module:
-    """The library's model with our weights."""
-    return {"ours": lambda m: m, "timm": timm_twin, "lucidrains": lucidrains_twin}[setting.library](model)
-
-
-def training_step(
-    case: Case, setting: Setting, device: torch.device, model: nn.Module, *, is_checked: bool = False
-) -> Callable[[int], Tensor]:
-    """The function that does one step on the first images of the batch and returns the loss.
-
-    Args:
-      model: of the setting's library, on the device.
-      is_checked: plain SGD in the place of AdamW, at CHECK_LR.
-    """
-    precision = devices.resolve_precision(setting.precision, device)
-    images, labels = batch(case, device)
-    if setting.library == "ours":
-        return _our_step(case, setting, precision, device, model, images, labels, is_checked=is_checked)
-    optimizer = (
-        torch.optim.SGD(model.parameters(), lr=CHECK_LR)
-        if is_checked
-        else torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=WEIGHT_DECAY, fused=True)
-    )
-    forward: Any = torch.compile(model) if setting.is_compiled else model
-
-    def step(num_images: int) -> Tensor:
-        x = _normalised(images[:num_images], torch.float32)
-        targets = optim.soft_targets(labels[:num_images], case.num_classes, LABEL_SMOOTHING)
-        with devices.autocast(device, precision):
-            logits = forward(x)
-        loss = optim.classification_loss(logits, targets, "softmax")
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.detach()
-
-    return step
-
-
-def _our_step(
-    case: Case,
-    setting: Setting,
-    precision: devices.Precision,
-    device: torch.device,
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    is_checked: bool,
-) -> Callable[[int], Tensor]:
-    """The step of `mixonomy train`."""
-    import numpy as np
-
-    from mixonomy.data import Batch
-    from mixonomy.models import info_of
-    from mixonomy.recipe import Optim, Recipe
-
-    sgd = {"name": "sgd", "lr": CHECK_LR, "momentum": 0.0}
-    adamw = {"name": "adamw", "lr": 1e-4, "weight_decay": WEIGHT_DECAY}
-    memory = {"accumulate": setting.accumulate, "checkpoint_blocks": setting.checkpoint_blocks}
-    config = {**(sgd if is_checked else adamw), **memory, "schedule": "constant", "warmup": "0 steps"}
-    recipe = Recipe(
-        image_size=case.image_size,
-        optim=Optim.model_validate(config),
-        batch_size=case.batch_size,
-        label_smoothing=LABEL_SMOOTHING,
-        precision=precision,
-    )
-    preprocessing = info_of(model).preprocessing
-    state = TrainState(
-        recipe, model, preprocessing, case.num_classes, device, precision, total=1000, warmup=0, loss="softmax"
-    )
-    keys = np.arange(case.batch_size, dtype=np.uint64)
-    return lambda num: state.step(Batch(images[:num], labels[:num], keys[:num]), 0)
+    worst_difference = max(found, loss_difference)
+    said = f"largest difference from float64 {worst_difference:.1e}"
+    return {"difference": worst_difference, "first_s": first_s, "said": said}
 
 
 def measure(case: Case, setting: Setting, device: torch.device, slow_after_s: float) -> Turn:
@@ -396,19 +271,11 @@ def measure(case: Case, setting: Setting, device: torch.device, slow_after_s: fl
     return Turn(steps, first_s, precision, f"torch, {compiled}", limit, peak, is_probe)
 
 
-TINY = {"patch_size": 4, "hidden_dim": 8, "num_blocks": 1, "tokens_mlp_dim": 4, "channels_mlp_dim": 8}
-
-
 def load_all(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Puts tensors in the place of parameters of the same names; those without one become zero."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(tensors[name]) if name in tensors else parameter.zero_()
-
-
-def _normalised(images: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8 -> float in [-1, 1]."""
-    return images.to(dtype) / 127.5 - 1.0
 
 
 def _relative(a: Tensor, b: Tensor, floor: float = 0.0) -> float:

@@ -72,6 +72,32 @@ class Measured:
         return [turn.peak_bytes for turn in self.turns if turn.peak_bytes is not None]
 
 
+def checked(
+    names: Sequence[str], check: Callable[[str], dict[str, Any]], say: Callable[[str], None], *, needed: Sequence[str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Checks each setting before any is timed.
+
+    Args:
+      names: of the settings.
+      check: what a setting's check found; a ValueError says what is wrong. Its "said" is for `say`.
+      needed: settings without which the others do not matter; checked first.
+    Returns:
+      Setting -> what was found, and setting that fails -> why.
+    Raises:
+      ValueError: if one that is needed fails.
+    """
+    found, failed = dict[str, dict[str, Any]](), dict[str, str]()
+    for name in sorted(names, key=lambda name: name not in needed):
+        try:
+            found[name] = check(name)
+        except ValueError as error:
+            if name in needed:
+                raise ValueError(f"nothing was timed, since {name} failed: {error}") from None
+            failed[name] = str(error)
+        say(f"{name}: {failed[name] if name in failed else found[name].pop('said')}")
+    return found, failed
+
+
 def take_turns(
     names: Sequence[str],
     rounds: int,

@@ -1,31 +1,30 @@
 """`mixonomy bench`: finds what is to be measured."""
 
-import difflib
-import importlib
-import sys
+from mixonomy.cli import subcommands
 
 COMMANDS = {
     "train": "training steps, beside timm and lucidrains/mlp-mixer-pytorch",
     "infer": "inference, beside timm, ONNX Runtime and OpenVINO",
     "data": "the input pipeline, beside timm, torchvision and webdataset",
 }
-USAGE = """usage: mixonomy bench COMMAND [OPTIONS]
-
-commands:
-{commands}
-
-`mixonomy bench COMMAND --help` shows the options of a command."""
 
 
 def main(argv: list[str]) -> int:
-    """Runs a benchmark; each is a module `bench_NAME` beside this one."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE.format(commands="\n".join(f"  {name:<9}{text}" for name, text in COMMANDS.items())))
-        return 0 if argv else 2
-    name, *rest = argv
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        print(f"mixonomy bench: unknown command {name!r}; {hint}use {', '.join(COMMANDS)}.", file=sys.stderr)
-        return 2
-    return importlib.import_module(f"mixonomy.cli.bench_{name}").main(rest)
+    """Runs a sub-command."""
+    return subcommands.run("bench", COMMANDS, argv)
+
+
+def chosen(against: str, libraries: dict[str, str]) -> list[str]:
+    """The names of the settings of ours and of the libraries in a comma-separated list.
+
+    Args:
+      libraries: name of a setting -> its library; "ours" is always chosen.
+    Raises:
+      ValueError: for an unknown library.
+    """
+    allowed = list(dict.fromkeys(library for library in libraries.values() if library != "ours"))
+    wanted = [part.strip() for part in against.split(",") if part.strip()]
+    for name in wanted:
+        if name not in allowed:
+            raise ValueError(f"--against has {name!r}; use {', '.join(allowed)}, comma-separated.")
+    return [name for name, library in libraries.items() if library in ("ours", *wanted)]

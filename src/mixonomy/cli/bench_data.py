@@ -10,7 +10,7 @@ from typing import Any
 from tyro.conf import FlagCreatePairsOff, Positional
 
 from mixonomy.cli.arguments import parse
-from mixonomy.cli.bench_train import chosen
+from mixonomy.cli.bench import chosen
 
 AGAINST = "torchvision,timm,webdataset"
 
@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
         raise ValueError(f"--workers is {options.workers}; give 0 (no process) or more.")
 
     from mixonomy.bench import data, show, turns
+    from mixonomy.bench.image_files import prepared
     from mixonomy.data import default_workers, open_source
 
     libraries = {name: "ours" if name in (turns.OURS, data.LIMIT) else name for name in data.SETTINGS}
@@ -65,7 +66,7 @@ def main(argv: list[str]) -> int:
     batch_size, num_images = (8, 32) if options.quick else (options.batch_size, options.images)
     workers = default_workers() if options.workers is None else options.workers
     with tempfile.TemporaryDirectory() as folder:
-        count = data.prepared(source, Path(folder), num_images=num_images, batch_size=batch_size)
+        count = prepared(source, Path(folder), num_images=num_images, batch_size=batch_size)
         case = data.Case(
             folder, count, options.image_size, batch_size, workers, options.randaugment, 0.0 if options.quick else 10.0
         )

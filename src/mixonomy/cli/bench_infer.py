@@ -8,7 +8,7 @@ from typing import Any
 from tyro.conf import FlagCreatePairsOff
 
 from mixonomy.cli.arguments import parse
-from mixonomy.cli.bench_train import chosen
+from mixonomy.cli.bench import chosen
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class BenchInfer:
     """Number of classes, for a name; a run has its own."""
     against: str = "timm,lucidrains,onnxruntime,openvino"
     """Whom to measure beside, comma-separated: timm, lucidrains, onnxruntime, openvino."""
-    device: str = "cpu"
-    """cpu or cuda."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
     rounds: int = 3
     """Turns of each setting."""
     quick: FlagCreatePairsOff[bool] = False
@@ -44,10 +44,12 @@ def main(argv: list[str]) -> int:
         if not values or min(values) < 1:
             raise ValueError(f"--{name} is {' '.join(map(str, values)) or 'empty'}; give at least 1.")
 
+    from mixonomy import devices
     from mixonomy.bench import infer, show, turns
 
     settings = chosen(options.against, {name: setting.library for name, setting in infer.SETTINGS.items()})
     people = sys.stderr if options.json else sys.stdout
+    device = str(devices.resolve_device(options.device))
 
     def say(text: str) -> None:
         print(text, file=sys.stderr)
@@ -61,19 +63,19 @@ def main(argv: list[str]) -> int:
         gemm_size=256 if options.quick else None,
     )
     rounds = 1 if options.quick else options.rounds
-    found = infer.compare(case, settings, device=options.device, rounds=rounds, in_process=options.quick, say=say)
+    found = infer.compare(case, settings, device=device, rounds=rounds, in_process=options.quick, say=say)
     size = " x ".join(map(str, found.image_size))
     print("\n".join(found.limits.lines()), file=people)
     leave_out = ("peak_memory_bytes",) if options.quick else ()
     by_batch = {batch: {name: found.numbers(name, batch) for name in settings} for batch in case.batch_sizes}
     for batch, numbers in by_batch.items():
-        print(f"\n{options.model}, {size} pixels, batch {batch}, {options.device}", file=people)
+        print(f"\n{options.model}, {size} pixels, batch {batch}, {device}", file=people)
         print("\n".join(show.table(numbers, default=infer.DEFAULT, leave_out=leave_out)), file=people)
     if options.json:
         about: dict[str, Any] = {
             "model": options.model,
             "image_size": list(found.image_size),
-            "device": options.device,
+            "device": device,
             "params": found.params,
             "flops_per_image": found.flops,
             "limits": asdict(found.limits),

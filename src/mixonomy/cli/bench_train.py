@@ -8,6 +8,7 @@ from typing import Any, Literal
 from tyro.conf import FlagCreatePairsOff
 
 from mixonomy.cli.arguments import parse
+from mixonomy.cli.bench import chosen
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class BenchTrain:
     """Whom to measure beside, comma-separated: timm, lucidrains."""
     precision: Literal["auto", "fp32", "bf16"] | None = None
     """Of ours; the recipe's, else auto, as `mixonomy train` takes it."""
-    device: str = "cpu"
-    """cpu or cuda."""
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:1."""
     rounds: int = 3
     """Turns of each setting."""
     quick: FlagCreatePairsOff[bool] = False
@@ -49,10 +50,12 @@ def main(argv: list[str]) -> int:
         if value is not None and value < 1:
             raise ValueError(f"--{name} is {value}; give at least 1.")
 
+    from mixonomy import devices
     from mixonomy.bench import show, train, turns
 
     settings = chosen(options.against, {name: setting.library for name, setting in train.SETTINGS.items()})
     people = sys.stderr if options.json else sys.stdout
+    device = str(devices.resolve_device(options.device))
 
     def say(text: str) -> None:
         print(text, file=sys.stderr)
@@ -74,7 +77,7 @@ def main(argv: list[str]) -> int:
     found = train.compare(
         case,
         settings,
-        device=options.device,
+        device=device,
         rounds=1 if options.quick else options.rounds,
         precision=precision or "auto",
         in_process=options.quick,
@@ -83,7 +86,7 @@ def main(argv: list[str]) -> int:
     numbers = {name: found.numbers(name) for name in settings}
     size = " x ".join(map(str, case.image_size))
     title = f"training {options.recipe or case.model['name']}, {size} pixels, batch {case.batch_size}"
-    print("\n".join([*found.limits.lines(), "", f"{title}, {options.device}"]), file=people)
+    print("\n".join([*found.limits.lines(), "", f"{title}, {device}"]), file=people)
     leave_out = ("top1_agreement", *(("peak_memory_bytes",) if options.quick else ()))
     print("\n".join(show.table(numbers, default=train.DEFAULT, leave_out=leave_out)), file=people)
     if options.json:
@@ -92,26 +95,10 @@ def main(argv: list[str]) -> int:
             "image_size": list(case.image_size),
             "batch_size": case.batch_size,
             "classes": case.num_classes,
-            "device": options.device,
+            "device": device,
             "params": found.params,
             "flops": found.flops,
         }
         peers = {name: each for name, each in numbers.items() if name != turns.OURS}
         print(json.dumps(about | numbers[turns.OURS] | {"limits": asdict(found.limits), "peers": peers}))
     return 0
-
-
-def chosen(against: str, libraries: dict[str, str]) -> list[str]:
-    """The names of the settings of ours and of the libraries in a comma-separated list.
-
-    Args:
-      libraries: name of a setting -> its library; "ours" is always chosen.
-    Raises:
-      ValueError: for an unknown library.
-    """
-    allowed = list(dict.fromkeys(library for library in libraries.values() if library != "ours"))
-    wanted = [part.strip() for part in against.split(",") if part.strip()]
-    for name in wanted:
-        if name not in allowed:
-            raise ValueError(f"--against has {name!r}; use {', '.join(allowed)}, comma-separated.")
-    return [name for name, library in libraries.items() if library in ("ours", *wanted)]

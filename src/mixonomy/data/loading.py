@@ -5,15 +5,10 @@ Axes: B images in a batch, N images, c image channels, H and W pixels.
 
 import importlib
 import itertools
-import math
-import mmap
-import os
-import signal
-import sys
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +16,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mixonomy import devices
 from mixonomy.data import stream
 from mixonomy.data.augment import augment_batch
 from mixonomy.data.bad_images import BadImage, BadImages
@@ -29,6 +23,7 @@ from mixonomy.data.decode import decode
 from mixonomy.data.sources import Split
 from mixonomy.data.sources.base import Labels
 from mixonomy.data.transforms import TrainTransform, evaluation_crop
+from mixonomy.data.workers import PREFETCH, alive, default_workers, shared_memory, worker_options
 from mixonomy.preprocessing import Preprocessing
 
 if TYPE_CHECKING:  # pydantic, which prediction does without
@@ -36,8 +31,6 @@ if TYPE_CHECKING:  # pydantic, which prediction does without
 
 MEMORY_BYTES = 2 * 2**30  # decoded images up to here live in memory as one uint8 tensor
 EVAL_BATCH = 250
-PREFETCH = 2  # batches that each worker may be ahead
-WORKER_START = "fork" if sys.platform == "linux" else None  # None: the system's own way
 
 
 @dataclass(frozen=True)
@@ -96,11 +89,6 @@ def train_data(
             pixels, is_readable = found
             return InMemoryData(pixels.to(device), is_readable, split, augment, preprocessing, order)
     return WorkerData(split, augment, preprocessing, order, workers, bad)
-
-
-def default_workers() -> int:
-    """As many worker processes as cores this process may use, at most 8."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
 
 
 def read_image(split: Split, index: int, channels: int) -> Tensor | BadImage:
@@ -178,14 +166,14 @@ class WorkerData:
         """See `TrainData`."""
         # A worker is given the next batch when one is taken from the loader: as many as are ahead, and the one taken.
         num_slots = self.workers * PREFETCH + 1
-        slots = _shared_memory((num_slots, batch_size, *self.image_shape), self.workers)
+        slots = shared_memory((num_slots, batch_size, *self.image_shape), self.workers)
         samples = _TrainSamples(self.split, self.transform, slots)
         visits = _Visits(self.order, position, batch_size, num_slots)
         importlib.import_module("torchcodec.decoders")  # here once, not in each worker
         # A batch is one item: it is put together where its images are decoded.
-        options = _worker_options(self.workers)
+        options = worker_options(self.workers)
         loader = DataLoader(samples, batch_size=None, sampler=visits, collate_fn=None, **options)
-        for number, made in enumerate(_alive(loader)):
+        for number, made in enumerate(alive(loader)):
             self.bad.add(*made.bad)  # an error is raised here: a worker's would bring its traceback along
             # By numpy, in one thread: torch's others would wait for work on cores that the workers need.
             images = slots[number % num_slots, : len(made.keys)].numpy().copy()
@@ -272,10 +260,10 @@ class EvalData:
             return
         parts = [part.tolist() for part in self._indices.split(EVAL_BATCH)]
         # A batch is one item: an open file between processes for each image would be more than many systems allow.
-        options = _worker_options(self.workers)
+        options = worker_options(self.workers)
         loader = DataLoader(_EvalBatches(self), batch_size=None, sampler=parts, collate_fn=None, **options)
         num_good = 0
-        for images, indices, bad in _alive(loader):
+        for images, indices, bad in alive(loader):
             self.bad.add(*bad)
             if len(indices):
                 yield images, labels[indices], indices
@@ -299,48 +287,6 @@ class _EvalBatches(Dataset):
         seen = [index for index, image in zip(indices, found, strict=True) if isinstance(image, Tensor)]
         bad = tuple(image for image in found if isinstance(image, BadImage))
         return torch.stack(good) if good else torch.empty(0), torch.tensor(seen, dtype=torch.int64), bad
-
-
-def _alive(loader: DataLoader) -> Iterator[Any]:
-    """What the workers send.
-
-    Raises:
-      ValueError: if one of them was ended from outside.
-    """
-    try:
-        yield from loader
-    except RuntimeError as error:  # torch has no type of its own for this
-        if "DataLoader worker" not in str(error):
-            raise
-        raise ValueError(
-            "a process that decodes images was ended from outside, as happens when memory is full; give fewer "
-            "--workers (0 decodes without such processes) or a smaller --batch-size, and the same command goes on."
-        ) from None
-
-
-def _shared_memory(shape: tuple[int, ...], workers: int) -> Tensor:
-    """uint8 zeros that worker processes started later share with this one."""
-    if not workers:
-        return torch.zeros(shape, dtype=torch.uint8)
-    if WORKER_START == "fork":  # memory without a name: containers often allow 64 MB of the other kind (/dev/shm)
-        return torch.frombuffer(mmap.mmap(-1, math.prod(shape)), dtype=torch.uint8).view(shape)
-    return torch.zeros(shape, dtype=torch.uint8).share_memory_()
-
-
-def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
-    devices.prepare(torch.device("cpu"))
-
-
-def _worker_options(workers: int) -> dict[str, Any]:
-    if not workers:
-        return {"num_workers": 0}
-    return {
-        "worker_init_fn": _start_worker,
-        "num_workers": workers,
-        "prefetch_factor": PREFETCH,
-        "multiprocessing_context": WORKER_START,
-    }
 
 
 def _equal_pixels(

@@ -80,7 +80,7 @@ class Int8MLP(nn.Module):
 
     def __init__(self, mlp: MLP, inputs: Range, hidden: Range):
         super().__init__()
-        self.fc1 = Int8Linear(mlp.fc1, inputs, hidden, gelu="none")  # see `packed.gelu_of`
+        self.fc1 = Int8Linear(mlp.fc1, inputs, hidden, gelu="none")  # see `packed`
         self.fc2 = Int8Linear(mlp.fc2, hidden)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from mixonomy import devices
 from mixonomy.inference.int8 import int8
 from mixonomy.inference.packed import packed
 
-Path = Callable[[Tensor], Tensor]
+Forward = Callable[[Tensor], Tensor]
 """images float [B, c, H, W] -> logits float32 [B, K]."""
 
 # Largest difference from the float32 logits, as a share of the largest of them. bfloat16 keeps 8 bits, a relative
@@ -37,7 +37,7 @@ def paths_for(device: torch.device, precision: devices.Precision, *, has_calibra
     return names + ([f"compiled {precision}"] if compile else [])
 
 
-def build(name: str, model: nn.Module, calibration: Tensor | None) -> Path:
+def build(name: str, model: nn.Module, calibration: Tensor | None) -> Forward:
     """The path of a name, for a model in evaluation mode on its device.
 
     Raises:

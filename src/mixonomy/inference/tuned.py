@@ -84,12 +84,12 @@ class Fast(nn.Module):
     def __init__(
         self,
         model: nn.Module,
-        calibration: Tensor | None = None,
+        calibration: Tensor | None,
         *,
-        precision: PrecisionOrAuto = "auto",
-        max_changed: float = MAX_CHANGED,
-        compile: bool = False,
-        cache: str | Path | None = CACHE,
+        precision: PrecisionOrAuto,
+        max_changed: float,
+        compile: bool,
+        cache: str | Path | None,
     ):
         super().__init__()
         if not 0 <= max_changed <= 1:
@@ -108,9 +108,9 @@ class Fast(nn.Module):
         )
         self.backend = self.precision = ""
         self.tried: dict[tuple[int, ...], dict[str, Tried]] = {}
-        self._built: dict[str, paths.Path] = {}
+        self._facts = self._all_facts()
+        self._built: dict[str, paths.Forward] = {}
         self._chosen: dict[tuple[int, ...], str] = {}
-        self._problems: dict[str, str] = {}  # of paths that cannot be built
         self.eval()
 
     @torch.inference_mode()
@@ -127,7 +127,7 @@ class Fast(nn.Module):
         return self._path(name)(images)
 
     def _choose(self, shape: tuple[int, ...], images: Tensor) -> str:
-        key = self._key(shape)
+        key = hashlib.sha256(f"{shape} {self._facts}".encode()).hexdigest()[:24]
         name = self._remembered().get(key)
         if name in self.names and self._check(name, images).problem is None:
             return name
@@ -136,6 +136,7 @@ class Fast(nn.Module):
         seconds = _in_turns([self._path(name) for name in usable], images) if usable else []
         tried |= {name: tried[name]._replace(seconds=s) for name, s in zip(usable, seconds, strict=True)}
         self.tried[shape] = tried
+        self.names = usable  # what failed once is not tried again
         best = min(usable, key=lambda name: tried[name].seconds or 0.0, default=LAST_RESORT)
         self._remember(key, best)
         return best
@@ -152,23 +153,12 @@ class Fast(nn.Module):
         problem = None if differs <= tolerance else f"differs by {differs:.2g} of the largest logit"
         return Tried(difference=differs, problem=problem)
 
-    def _path(self, name: str) -> paths.Path:
-        """Builds a path once.
-
-        Raises:
-          ValueError: if it cannot be built, or changes too many answers.
-        """
-        if name in self._problems:
-            raise ValueError(self._problems[name])
+    def _path(self, name: str) -> paths.Forward:
         if name not in self._built:
-            try:
-                self._built[name] = self._gated(paths.build(name, self.model, self.calibration), name)
-            except Exception as error:
-                self._problems[name] = " ".join(str(error).split())[:200] or type(error).__name__
-                raise
+            self._built[name] = self._gated(paths.build(name, self.model, self.calibration), name)
         return self._built[name]
 
-    def _gated(self, path: paths.Path, name: str) -> paths.Path:
+    def _gated(self, path: paths.Forward, name: str) -> paths.Forward:
         if name.endswith("int8") and self.calibration is not None:
             changed = [(path(x).argmax(1) != self.model(x).argmax(1)) for x in self.calibration.split(32)]
             share = float(torch.cat(changed).float().mean())
@@ -176,13 +166,12 @@ class Fast(nn.Module):
                 raise ValueError(f"changes the answer for {share:.1%} of the calibration images")
         return path
 
-    def _key(self, shape: tuple[int, ...]) -> str:
-        """Of everything that a choice depends on."""
+    def _all_facts(self) -> str:
+        """Everything but the shape that a choice depends on."""
         sizes = [(name, tuple(p.shape), str(p.dtype)) for name, p in self.model.named_parameters()]
         where = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else devices.cpu_name()
-        facts = [str(self.model), sizes, shape, where, torch.get_num_threads(), self.names, self.max_changed]
-        facts += [torch.__version__, version("mixonomy")]
-        return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
+        versions = (torch.__version__, version("mixonomy"))
+        return repr((str(self.model), sizes, where, torch.get_num_threads(), self.names, self.max_changed, versions))
 
     def _remembered(self) -> dict[str, str]:
         try:

@@ -1,0 +1,66 @@
+"""The processes that decode images: how many, how they start, what they share, and what is said where one ends."""
+
+import math
+import mmap
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mixonomy import devices
+
+PREFETCH = 2  # batches that each worker may be ahead
+WORKER_START = "fork" if sys.platform == "linux" else None  # None: the system's own way
+
+
+def default_workers() -> int:
+    """As many worker processes as cores this process may use, at most 8."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+
+
+def worker_options(workers: int) -> dict[str, Any]:
+    """Arguments of a DataLoader with so many processes; 0 for none."""
+    if not workers:
+        return {"num_workers": 0}
+    return {
+        "worker_init_fn": _start_worker,
+        "num_workers": workers,
+        "prefetch_factor": PREFETCH,
+        "multiprocessing_context": WORKER_START,
+    }
+
+
+def _start_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    devices.prepare(torch.device("cpu"))
+
+
+def alive(loader: DataLoader) -> Iterator[Any]:
+    """What the workers send.
+
+    Raises:
+      ValueError: if one of them was ended from outside.
+    """
+    try:
+        yield from loader
+    except RuntimeError as error:  # torch has no type of its own for this
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ValueError(
+            "a process that decodes images was ended from outside, as happens when memory is full; give fewer "
+            "--workers (0 decodes without such processes) or a smaller --batch-size, and the same command goes on."
+        ) from None
+
+
+def shared_memory(shape: tuple[int, ...], workers: int) -> Tensor:
+    """uint8 zeros that worker processes started later share with this one."""
+    if not workers:
+        return torch.zeros(shape, dtype=torch.uint8)
+    if WORKER_START == "fork":  # memory without a name: containers often allow 64 MB of the other kind (/dev/shm)
+        return torch.frombuffer(mmap.mmap(-1, math.prod(shape)), dtype=torch.uint8).view(shape)
+    return torch.zeros(shape, dtype=torch.uint8).share_memory_()
