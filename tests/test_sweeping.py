@@ -9,6 +9,7 @@ from mixonomy import sweeping, training
 from mixonomy.cli.train import parse_sweep
 from mixonomy.data import open_source, plan_splits
 from mixonomy.recipe import changed
+from mixonomy.report import write_report
 from mixonomy.runs import RunFolder
 from mixonomy.sweeping import Trial, best_of, check_grid, edges, sweep
 from mixonomy.training import train
@@ -75,12 +76,53 @@ def test_interrupted_sweep_goes_on_and_computes_nothing_twice(tmp_path, trained,
     assert sweep(tiny(), GRID, tmp_path / "parts") == parts and len(trained) == 3
 
 
+def test_finished_trial_keeps_its_score_and_no_weights(tmp_path):
+    sweep(tiny(), GRID, tmp_path)
+    trial = tmp_path / "sweep/optim.lr=0.01"
+    assert not list(trial.rglob("*.safetensors")) and RunFolder(trial).result() is not None
+    recipe = RunFolder(trial).recipe()
+    for use in (lambda: train(recipe, trial), lambda: mx.load(trial), lambda: write_report(RunFolder(trial))):
+        with pytest.raises(ValueError, match="is a trial of a sweep, which keeps its scores on held-out images"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "grid", "words"),
+    [
+        (tiny(), {"image_size": (8, 9)}, "9x9"),
+        (tiny(), {"optim.warmup": ("1 steps", "11 steps")}, "the warm-up of 11 steps is longer than the training of"),
+        (tiny(), {"freeze": ("1 steps", "10 steps")}, "freeze is 10 steps and the training 10"),
+    ],
+)
+def test_value_that_fits_nothing_is_refused_before_any_training(recipe, grid, words, tmp_path, trained):
+    with pytest.raises(ValueError, match=words):
+        sweep(recipe, grid, tmp_path)
+    assert not trained
+
+
+def test_folder_of_another_run_is_refused_before_any_training(tmp_path, trained):
+    train(tiny(), tmp_path / "plain")
+    sweep(tiny(), GRID, tmp_path / "swept")
+    train(tiny(), tmp_path / "trial/sweep/optim.lr=0.01")
+    trained.clear()
+    for folder, grid, words in (
+        ("plain", GRID, "plain holds another run: .*data.train_on_val"),
+        ("swept", {"optim.lr": (0.0001, 0.01, 0.02)}, "swept holds another run, of optim.lr=0.0001; optim.lr=0.01"),
+        ("swept/sweep/optim.lr=0.01", GRID, "is a trial of a sweep"),
+        ("trial", GRID, "optim.lr=0.01 holds another run: "),
+    ):
+        with pytest.raises(ValueError, match=words):
+            sweep(tiny(), grid, tmp_path / folder)
+    assert not trained
+
+
 def test_value_that_diverges_is_a_result_and_not_tried_again(tmp_path, trained):
     grid = {"optim.lr": ("1e30", "0.01")}
     recipe = tiny(optim={"name": "sgd"})
     result = sweep(recipe, grid, tmp_path)
     first, second = result["sweep"]["trials"]
     assert first["score"] is None and "a lower --lr" in first["error"].lower() and second["score"] is not None
+    assert "checkpoint" not in first["error"], "it is not kept"
     assert sweep(recipe, grid, tmp_path) == result and trained == [1e30, 0.01, 0.01]
     with pytest.raises(ValueError, match="no value of the sweep trained to its end; the first said: the "):
         sweep(recipe, {"optim.lr": ("1e30", "1e31")}, tmp_path / "other")

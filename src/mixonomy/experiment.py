@@ -117,9 +117,32 @@ class Setup:
         )
 
 
-def set_up(recipe: Recipe, runtime: Runtime, model: nn.Module | None = None) -> Setup:
+@dataclass(frozen=True)
+class Opened:
+    """The data of an experiment and which of it trains; experiments on the same data can share it."""
+
+    source: data.Source
+    plan: data.Plan
+
+
+def open_data(recipe: Recipe, runtime: Runtime, source: data.Source | None = None) -> Opened:
+    """Opens the recipe's data, unless it is open already, and divides it.
+
+    Raises:
+      ValueError: if it is not there, or cannot be divided.
+    """
+    source, config = source or data.open_source(recipe.data.source, runtime.data_root), recipe.data
+    plan = data.plan_splits(
+        source, config.val_share, train_on_val=config.train_on_val, train_images=config.train_images
+    )
+    return Opened(source, plan)
+
+
+def set_up(recipe: Recipe, runtime: Runtime, model: nn.Module | None = None, opened: Opened | None = None) -> Setup:
     """Opens the data and makes the recipe's model, or reads the weights that it starts from, unless one is given.
 
+    Args:
+      opened: the recipe's data, where it is open already.
     Raises:
       ValueError: for a recipe that does not fit the data or the model.
     """
@@ -127,14 +150,9 @@ def set_up(recipe: Recipe, runtime: Runtime, model: nn.Module | None = None) -> 
         raise ValueError("init has no effect on a module of your own, which has its weights; leave one of them out.")
     device = devices.resolve_device(runtime.device)
     devices.prepare(device)
-    source = data.open_source(recipe.data.source, runtime.data_root)
+    opened = open_data(recipe, runtime) if opened is None else opened
+    source, plan = opened.source, opened.plan
     loss = _resolve_loss(recipe, source)
-    plan = data.plan_splits(
-        source,
-        recipe.data.val_share,
-        train_on_val=recipe.data.train_on_val,
-        train_images=recipe.data.train_images,
-    )
     num_classes, init, notes = len(source.class_names), None, source.notes
     torch.manual_seed(recipe.seed)
     name, arguments = type(model).__name__, {}

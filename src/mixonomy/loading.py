@@ -71,7 +71,7 @@ def as_stored(
         if not folder.exists() and (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
             path = path / WEIGHTS
         else:
-            folder.info()
+            folder.check_no_trial()
             if not folder.model.exists():
                 raise ValueError(f"the run in {path} is not finished; run the same `mixonomy train` command again.")
             path = folder.model

@@ -87,6 +87,7 @@ def read_finished(folder: RunFolder) -> FinishedRun:
     Raises:
       ValueError: if the run is not finished, or one of its files is missing, damaged or of an earlier form.
     """
+    folder.check_no_trial()
     info, result = folder.info(), folder.result()
     if result is None:
         raise ValueError(f"the run in {folder.path} is not finished; run the same `mixonomy train` command again.")
