@@ -188,5 +188,6 @@ def test_own_module_begins_each_training_anew_and_the_report_shows_the_sweep(tmp
     run = mx.train(changed(tiny(), duration="4 steps"), tmp_path, model=TenLines(), sweep={"optim.lr": (1e-3, 1e-2)})
     page = (tmp_path / "report.html").read_text()
     assert "What was tried" in page and "optim.lr" in page
-    assert "Nothing was held out for validation, so no checkpoint" not in page
+    assert "Nothing was held out" not in page and "Hold out validation images" not in page
+    assert page.count("The images that could be held out were trained on too") == 2
     assert len(run.result["sweep"]["trials"]) == 2

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mixonomy import data, devices, optim
-from mixonomy.loading import as_stored, at_size
+from mixonomy.loading import as_stored, at_size, regularised
 from mixonomy.models import create_from, info_of
 from mixonomy.models.checks import digest
 from mixonomy.models.surgery import with_head
@@ -194,6 +194,7 @@ def _started(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str, tuple[st
     init = digest(tensors, b"")
     if size is not None:
         model = at_size(model, size)
+    model = regularised(model, dropout=recipe.model.dropout, drop_path=recipe.model.drop_path)
     return with_head(model, num_classes), init, info_of(model).changes[len(info.changes) :]
 
 

@@ -75,6 +75,9 @@ class Model(Section):
         "activation": ("convmixer",),
     }
 
+    OF_TRAINING: ClassVar[tuple[str, ...]] = ("dropout", "drop_path")
+    """Fields that decide how a model is trained, not what it is."""
+
     name: str = "mixer"
     """A name from `mixonomy list models`, a family such as "mixer" or "vit" with its sizes given, or timm:NAME for any
     model of timm."""
@@ -318,10 +321,9 @@ class Recipe(Section):
                 raise ValueError("image_size is None, the size of the weights in init, and there is no init; give one")
             return self
         given = [name for name in Model.model_fields if getattr(self.model, name) != getattr(Model(), name)]
-        if given:
-            raise ValueError(
-                f"model.{given[0]} has no effect with init, whose weights say what the model is; leave one of them out"
-            )
+        if given := [name for name in given if name not in Model.OF_TRAINING]:
+            why = "whose head becomes one of zeros" if given == ["head_bias"] else "whose weights say what the model is"
+            raise ValueError(f"model.{given[0]} has no effect with init, {why}; leave one of them out")
         return self
 
     @model_validator(mode="after")

@@ -1,12 +1,12 @@
 """Transfer: one set of weights fine-tuned to every task of a suite by its protocol, and scored on few images of each.
 
 Each training is a run folder and each result a file in OUT/TASK, so an interrupted suite goes on where it was and
-nothing is computed twice. A task whose data is not there is absent, and no mean is taken over it unnoticed.
+nothing is computed twice. A task whose data is not there is absent, one whose training diverges has failed, and no
+mean is taken over either unnoticed.
 """
 
 import difflib
 import json
-import runpy
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,17 +18,19 @@ import torch
 from mixonomy import data
 from mixonomy.data.sources import known, parquet
 from mixonomy.data.sources.open import data_root
-from mixonomy.evals.suites import SUITES, Suite, Task
+from mixonomy.evals.suites import SUITES, Suite, Task, check_lrs
 from mixonomy.experiment import Runtime
-from mixonomy.loading import load
+from mixonomy.loading import at_size, load
 from mixonomy.models.checks import digest
+from mixonomy.models.hub import HUB
 from mixonomy.probing import CACHE, probe
 from mixonomy.progress import Console
+from mixonomy.python_file import set_in
 from mixonomy.recipe import Recipe, changed
 from mixonomy.recipes.finetune import recipe_for
 from mixonomy.runs import RunFolder, write_json
 from mixonomy.sweeping import sweep
-from mixonomy.training import train
+from mixonomy.training import Diverged, train
 
 FORMAT = 1
 
@@ -53,10 +55,15 @@ class Protocol:
     few_shot: bool = True
 
     def __post_init__(self):
-        if self.seeds < 1:
-            raise ValueError(f"seeds is {self.seeds}; give 1 or more.")
-        if self.lrs is not None and not self.lrs:
-            raise ValueError("lrs is empty; give one rate or more, or leave it out.")
+        for what in ("steps", "batch_size", "seeds"):
+            value = getattr(self, what)
+            if value is not None and value < 1:
+                raise ValueError(f"{what} is {value}; give 1 or more.")
+        if self.lrs is not None:
+            check_lrs(self.lrs, "the protocol")
+        for size in self.image_sizes:
+            if size < 1 or self.image_sizes.count(size) > 1:
+                raise ValueError(f"image sizes are {list(self.image_sizes)}; give pixels, each size once.")
 
 
 def load_suite(name: str) -> Suite:
@@ -66,12 +73,7 @@ def load_suite(name: str) -> Suite:
       ValueError: if there is none.
     """
     if name.endswith(".py"):
-        if not Path(name).is_file():
-            raise ValueError(f"no file {name}; give {', '.join(SUITES)} or a Python file that sets `suite`.")
-        found = runpy.run_path(name).get("suite")
-        if not isinstance(found, Suite):
-            raise ValueError(f"{name} sets no `suite`; it must hold `suite = mixonomy.evals.suites.Suite(...)`.")
-        return found
+        return set_in(name, "suite", Suite, ", ".join(SUITES))
     if name not in SUITES:
         near = difflib.get_close_matches(name, SUITES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -95,10 +97,11 @@ def transfer(
       init: weights, see `mixonomy.load`; the model stays as it is.
       out: folder of the results, which is transfer.json at the end.
     Returns:
-      The content of transfer.json: rows of tasks, those absent with the reason, and the mean under a name that says how
-      many tasks it is of.
+      The content of transfer.json: rows of tasks, those absent and those failed with the reason, and the mean under a
+      name that says how many tasks it is of.
     Raises:
-      ValueError: if the folder holds another transfer, or a task's data is not what the suite says.
+      ValueError: if the folder holds another transfer, the model cannot have one of the sizes, or a task's data is
+        broken or not what the suite says; before anything is trained.
       Interrupted: after Ctrl-C, once everything is saved.
     """
     protocol, runtime, console = protocol or Protocol(), runtime or Runtime(), console or Console(quiet=True)
@@ -106,34 +109,41 @@ def transfer(
     tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("head.")}
     settings = {"format": FORMAT, "init": init, "sha256": digest(tensors, b""), "suite": asdict(suite)}
     settings |= {"protocol": asdict(protocol)}
-    _check_same(out, json.loads(json.dumps(settings)))
-    rows, absent = [], []
+    for size in protocol.image_sizes:
+        at_size(model, (size, size))
+    present, absent = [], []
     for task in suite.tasks:
-        source = find_task(task, runtime.data_root)
-        if source is None:
-            reason = f"no {task.source} under {data_root(runtime.data_root)}"
+        if (source := find_task(task, runtime.data_root)) is None:
+            reason = _why_absent(task, runtime.data_root)
             absent.append({"task": task.name, "group": task.group, "reason": reason})
             console.say(f"{suite.name}: {task.name} is absent, {reason}")
-            continue
-        opened = data.open_source(source, runtime.data_root)
-        if len(opened.class_names) != task.num_classes:
-            raise ValueError(
-                f"{source} has {len(opened.class_names)} classes and {task.name} of {suite.name} {task.num_classes}; "
-                f"move it away, or mend it."
-            )
-        few = _few_shot(model, opened, out / task.name / "fewshot.json", runtime) if protocol.few_shot else {}
+        else:
+            present.append((task, source, _num_images(suite, task, source, runtime.data_root)))
+    _check_same(out, json.loads(json.dumps(settings)))
+    rows, failed = [], []
+    for task, source, num_images in present:
+        few = _few_shot(model, source, out / task.name / "fewshot.json", runtime) if protocol.few_shot else {}
         for size in protocol.image_sizes or (None,):
             console.say(f"{suite.name}: {task.name}{'' if size is None else f' at {size} pixels'}")
             folder = out / task.name / ("native" if size is None else f"{size} pixels")
-            recipe = task_recipe(task, source, len(opened.splits["train"]), init, protocol, size)
-            scores, lr = _fine_tuned(
-                recipe, protocol.lrs or task.lrs, protocol.seeds, folder, runtime, console, command
-            )
+            recipe = task_recipe(task, source, num_images, init, protocol, size)
+            about, failure = {"task": task.name, "group": task.group, "image_size": size}, folder / "failed.json"
+            if failure.is_file():  # it would diverge again
+                failed.append(json.loads(failure.read_text()))
+                console.say(f"{suite.name}: {task.name} has failed, {failed[-1]['reason']}")
+                continue
+            try:
+                scores, lr = _fine_tuned(
+                    recipe, protocol.lrs or task.lrs, protocol.seeds, folder, runtime, console, command
+                )
+            except Diverged as error:
+                failed.append({**about, "reason": error.what})
+                write_json(failure, failed[-1])
+                console.say(f"{suite.name}: {task.name} has failed, {error.what}")
+                continue
             rows.append(
                 {
-                    "task": task.name,
-                    "group": task.group,
-                    "image_size": size,
+                    **about,
                     "lr": lr,
                     "top1": scores,
                     "mean": statistics.fmean(scores),
@@ -141,24 +151,61 @@ def transfer(
                     "few_shot": few,
                 }
             )
-    result = {**settings, "rows": rows, "absent": absent, "means": means(suite, rows)}
+    result = {**settings, "rows": rows, "absent": absent, "failed": failed, "means": means(suite, rows)}
     write_json(out / "transfer.json", result)
     return result
 
 
 def find_task(task: Task, root: str | None) -> str | None:
-    """The SOURCE of a task's data, None where it is absent; nothing is downloaded for a suite."""
-    where = data_root(root)
-    if task.source in known.KNOWN or task.source.startswith("vtab/"):
-        path = where / task.source
-        if not parquet.siblings(path) and not path.is_dir():
-            return None
-        return task.source if task.source in known.KNOWN else str(path)
-    try:
-        data.open_source(task.source, root)
-    except ValueError:
+    """The SOURCE of a task's data, None where there is nothing.
+
+    Known names need their parquet files: torchvision would download what it does not find.
+    """
+    if task.source == "digits" or task.source.startswith(HUB):
+        return task.source
+    is_known, path = task.source in known.KNOWN, _place(task, root)
+    if not parquet.siblings(path) and (is_known or not path.exists()):
         return None
-    return task.source
+    return task.source if is_known else str(path)
+
+
+def _place(task: Task, root: str | None) -> Path:
+    """Where the data of a task should be; parquet files have the name of the split behind it."""
+    is_under_root = task.source in known.KNOWN or task.source.startswith("vtab/")
+    return data_root(root) / task.source if is_under_root else Path(task.source).expanduser()
+
+
+def _why_absent(task: Task, root: str | None) -> str:
+    path = _place(task, root)
+    or_else = "" if task.source in known.KNOWN else f" and no {path}"
+    return f"there is no {path}_train.parquet{or_else}"
+
+
+def _num_images(suite: Suite, task: Task, source: str, root: str | None) -> int:
+    """The number of training images, once the data is what the task says.
+
+    Raises:
+      ValueError: if it is broken, or something else.
+    """
+    opened = data.open_source(source, root)
+    whose = f"{task.name} of suite {suite.name}"
+    if opened.is_multilabel:
+        raise ValueError(f"{source} has images with several labels and {whose} is scored by one; give other data.")
+    if len(opened.class_names) != task.num_classes:
+        raise ValueError(
+            f"{source} has {len(opened.class_names)} classes and {whose} {task.num_classes}; move it away, or mend it."
+        )
+    sizes = {name: len(split) for name, split in opened.splits.items()}
+    if task.split_sizes is not None:
+        train, val = task.split_sizes
+        if (sizes.get("train"), sizes.get("val")) != (train, val) or "test" not in sizes:
+            there = ", ".join(f"{count:,} {name}" for name, count in sizes.items())
+            raise ValueError(
+                f"{source} has {there} images and {whose} needs {train:,} train, {val:,} val and all test images; "
+                f"divide it so, or move it away."
+            )
+    data.plan_splits(opened, 0.0, train_images=task.train_images)  # refuses too few
+    return sizes["train"]
 
 
 def task_recipe(
@@ -204,10 +251,11 @@ def _check_same(out: Path, settings: dict[str, Any]) -> None:
         raise ValueError(f"{out} holds another transfer: {', '.join(changes)} differ; give another --out.")
 
 
-def _few_shot(model: torch.nn.Module, source: data.Source, path: Path, runtime: Runtime) -> dict[str, Any]:
+def _few_shot(model: torch.nn.Module, source: str, path: Path, runtime: Runtime) -> dict[str, Any]:
     """Mean and deviation by shots, from the file where they were computed before."""
     if not path.is_file():
-        found = probe(model, source, device=runtime.device, workers=runtime.workers, cache=CACHE)
+        opened = data.open_source(source, runtime.data_root)
+        found = probe(model, opened, device=runtime.device, workers=runtime.workers, cache=CACHE)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {str(few.shots): {"mean": few.mean, "std": few.std} for few in found.few_shot})
     return json.loads(path.read_text())

@@ -3,9 +3,9 @@
 import ast
 import difflib
 import importlib
-import runpy
 from pathlib import Path
 
+from mixonomy.python_file import set_in
 from mixonomy.recipe import Recipe, changed
 
 FALLBACK = "folder"  # for data that has no recipe of its own
@@ -27,15 +27,7 @@ def load_recipe(name: str, model: str | None = None) -> Recipe:
       ValueError: if there is no such recipe, or the file sets none.
     """
     if name.endswith(".py"):
-        if not Path(name).is_file():
-            raise ValueError(f"no recipe file {name}; give a name from `mixonomy list recipes` or a Python file.")
-        try:
-            found = runpy.run_path(name).get("recipe")
-        except (SyntaxError, ImportError, NameError, AttributeError, TypeError) as error:
-            raise ValueError(f"{name} cannot be run as Python ({type(error).__name__}: {error}); mend it.") from None
-        if not isinstance(found, Recipe):
-            raise ValueError(f"{name} sets no `recipe`; it must hold `recipe = mixonomy.Recipe(...)`.")
-        return found
+        return set_in(name, "recipe", Recipe, "a name from `mixonomy list recipes`")
     if name not in recipe_names():
         near = difflib.get_close_matches(name, recipe_names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

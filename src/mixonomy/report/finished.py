@@ -66,6 +66,13 @@ class FinishedRun:
         """Validation images; 0 if nothing was held out."""
         return next((row["val/n"] for row in self.metrics if "val/n" in row), 0)
 
+    @property
+    def why_no_val(self) -> str:
+        """Why there are no validation images, where there are none."""
+        if self.recipe.data.train_on_val:
+            return "The images that could be held out were trained on too"
+        return "Nothing was held out for validation"
+
     def label_errors(self) -> dict[str, dict[str, Any]]:
         """Split ("test", "val") -> the number of labels "found" to be probably wrong, and those "listed"."""
         errors = {"test": self.test["label_errors"], "val": self.test.get("val_label_errors")}
