@@ -121,14 +121,12 @@ def transfer(
                 f"{source} has {len(opened.class_names)} classes and {task.name} of {suite.name} {task.num_classes}; "
                 f"move it away, or mend it."
             )
-        few = _few_shot(model, opened, out / task.name / "fewshot.json", runtime) if protocol.few_shot else {}
+        few = _few_shot(model, opened, task, out / task.name / "fewshot.json", runtime) if protocol.few_shot else {}
         for size in protocol.image_sizes or (None,):
             console.say(f"{suite.name}: {task.name}{'' if size is None else f' at {size} pixels'}")
             folder = out / task.name / ("native" if size is None else f"{size} pixels")
             recipe = task_recipe(task, source, len(opened.splits["train"]), init, protocol, size)
-            scores, lr = _fine_tuned(
-                recipe, protocol.lrs or task.lrs, protocol.seeds, folder, runtime, console, command
-            )
+            scores, lr = fine_tuned(recipe, protocol.lrs or task.lrs, protocol.seeds, folder, runtime, console, command)
             rows.append(
                 {
                     "task": task.name,
@@ -166,19 +164,17 @@ def task_recipe(
 ) -> Recipe:
     """The recipe `finetune` with what the task and the person say."""
     recipe = changed(
-        recipe_for(task.train_images or num_images), init=init, image_size=image_size, data={"source": source}
+        recipe_for(task.train_images or num_images, protocol.steps or task.steps),
+        init=init,
+        image_size=image_size,
+        data={"source": source},
     )
-    steps = protocol.steps or task.steps
     if task.train_images is not None:
         recipe = changed(recipe, data={"train_images": task.train_images})
     if task.val_share is not None:
         recipe = changed(recipe, data={"val_share": task.val_share})
     if protocol.batch_size is not None:
         recipe = changed(recipe, batch_size=protocol.batch_size)
-    if steps is not None:  # the warm-up keeps its share of the length
-        recipe = changed(
-            recipe, duration=f"{steps} steps", optim={"warmup": "10 %"}, eval_every=f"{max(steps // 5, 1)} steps"
-        )
     return recipe
 
 
@@ -204,16 +200,17 @@ def _check_same(out: Path, settings: dict[str, Any]) -> None:
         raise ValueError(f"{out} holds another transfer: {', '.join(changes)} differ; give another --out.")
 
 
-def _few_shot(model: torch.nn.Module, source: data.Source, path: Path, runtime: Runtime) -> dict[str, Any]:
-    """Mean and deviation by shots, from the file where they were computed before."""
+def _few_shot(model: torch.nn.Module, source: data.Source, task: Task, path: Path, runtime: Runtime) -> dict[str, Any]:
+    """Mean and deviation by shots of the task's training images, from the file where they were computed before."""
     if not path.is_file():
-        found = probe(model, source, device=runtime.device, workers=runtime.workers, cache=CACHE)
+        options: dict[str, Any] = {"device": runtime.device, "workers": runtime.workers, "cache": CACHE}
+        found = probe(model, source, train_images=task.train_images, **options)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {str(few.shots): {"mean": few.mean, "std": few.std} for few in found.few_shot})
     return json.loads(path.read_text())
 
 
-def _fine_tuned(
+def fine_tuned(
     recipe: Recipe,
     lrs: Sequence[float],
     seeds: int,
@@ -222,7 +219,12 @@ def _fine_tuned(
     console: Console,
     command: str,
 ) -> tuple[list[float], float]:
-    """Test top-1 of each seed, and the rate that held-out images chose with the first."""
+    """Test top-1 of each seed, and the rate that held-out images chose with the first.
+
+    Args:
+      lrs: rates to choose from; a single one chooses nothing.
+      folder: of the runs, seed0 and so on.
+    """
     options: dict[str, Any] = {"runtime": runtime, "console": console, "command": command}
     if len(lrs) > 1:
         scores = [sweep(recipe, {"optim.lr": lrs}, folder / "seed0", **options)["top1"]]

@@ -5,6 +5,7 @@ import difflib
 import importlib
 import runpy
 from pathlib import Path
+from types import ModuleType
 
 from mixonomy.recipe import Recipe, changed
 
@@ -40,7 +41,7 @@ def load_recipe(name: str, model: str | None = None) -> Recipe:
         near = difflib.get_close_matches(name, recipe_names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"unknown recipe {name!r}; {hint}`mixonomy list recipes` shows all names.")
-    module = importlib.import_module(f"mixonomy.recipes.{name}")
+    module = _module(name)
     return module.for_model(model) if model is not None and hasattr(module, "for_model") else module.recipe
 
 
@@ -53,6 +54,8 @@ def choose_recipe(
 ) -> Recipe:
     """The named recipe; else the one of the data's name; else the one for any data; digits if nothing is given.
 
+    One whose length depends on the number of images gets that of the data, where it can be opened.
+
     Args:
       root: folder of the known data sets, as for `mixonomy.open_source`.
       init: weights to start from, which the recipe then does; one that is not named is for fine-tuning.
@@ -63,22 +66,32 @@ def choose_recipe(
 
 
 def _chosen(name: str | None, source: str | None, root: str | None, is_finetuning: bool, model: str | None) -> Recipe:
-    if name is not None:
-        return load_recipe(name, model)
-    of_data = (source or "digits").replace("-", "_")
-    if of_data in recipe_names() and of_data not in NOT_OF_DATA and not is_finetuning:
-        return load_recipe(of_data, model)
-    from mixonomy.data import known_sources, open_source
+    source = source or "digits"
+    name = name or _of_data(source, is_finetuning)
+    found = load_recipe(name, model)
+    if name.endswith(".py") or not hasattr(recipe := _module(name), "recipe_for"):
+        return found
+    from mixonomy.data import open_source
 
-    source, fallback = source or "digits", FALLBACK
-    if is_finetuning:
-        fallback = FINETUNE if source in dict(known_sources()) else FOLDER_FINETUNE
     try:
         splits = open_source(source, root).splits
     except ValueError:  # which training will explain
-        return load_recipe(fallback)
-    recipe_for = importlib.import_module(f"mixonomy.recipes.{fallback}").recipe_for
-    return recipe_for(len(splits.get("train", ())))
+        return found
+    return recipe.recipe_for(len(splits.get("train", ())))
+
+
+def _of_data(source: str, is_finetuning: bool) -> str:
+    """The name of the recipe for data."""
+    if is_finetuning:
+        from mixonomy.data import known_sources
+
+        return FINETUNE if source in dict(known_sources()) else FOLDER_FINETUNE
+    name = source.replace("-", "_")
+    return name if name in recipe_names() and name not in NOT_OF_DATA else FALLBACK
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"mixonomy.recipes.{name}")
 
 
 def describe_recipes() -> list[tuple[str, str]]:
