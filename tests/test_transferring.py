@@ -35,6 +35,22 @@ def test_suites_are_the_papers():
     assert (recipe.duration, recipe.optim.name, recipe.batch_size) == ("2500 steps", "sgd", 512)
 
 
+def test_what_an_augmentation_would_change_the_label_of_does_not_get_it():
+    augments = {}
+    for task in VTAB1K.tasks:
+        recipe = task_recipe(task, task.source, 800, "w.npz", Protocol(), None)
+        assert recipe.data.eval_crop == "squash", "no border is cut off what is scored"
+        augments[task.name] = (recipe.augment.crop, recipe.augment.flip)
+    assert augments.pop("dsprites-location") == ("none", False)
+    for name in ("clevr-count", "clevr-distance", "dmlab", "kitti-distance"):
+        assert augments.pop(name) == ("none", True)
+    for name in ("dsprites-orientation", "smallnorb-azimuth"):
+        assert augments.pop(name) == ("resmall", False)
+    assert len(augments) == 12 and set(augments.values()) == {("resmall", True)}
+    recipe = task_recipe(AVG5.tasks[3], "pets", 3680, "w.npz", Protocol(), None)
+    assert (recipe.data.eval_crop, recipe.augment.crop, recipe.augment.flip) == ("resmall", "resmall", True)
+
+
 def test_suite_is_run_resumed_and_never_computed_twice(init, tmp_path, monkeypatch):
     started, original = [], training.set_up
 

@@ -173,6 +173,12 @@ def task_recipe(
         recipe = changed(recipe, data={"train_images": task.train_images})
     if task.val_share is not None:
         recipe = changed(recipe, data={"val_share": task.val_share})
+    if task.eval_crop is not None:
+        recipe = changed(recipe, data={"eval_crop": task.eval_crop})
+    if not task.is_cropped:
+        recipe = changed(recipe, augment={"crop": "none"})
+    if not task.is_flipped:
+        recipe = changed(recipe, augment={"flip": False})
     if protocol.batch_size is not None:
         recipe = changed(recipe, batch_size=protocol.batch_size)
     return recipe

@@ -6,9 +6,15 @@ A task is a SOURCE with the number of its classes; what one trains on and choose
 
 from dataclasses import dataclass, field
 
+from mixonomy.preprocessing import EvalCrop
+
 VTAB_LRS = (0.003, 0.01, 0.03)  # MLP-Mixer paper, appendix C
 LRS = (0.003, 0.01, 0.03, 0.06)  # MLP-Mixer paper, appendix C
 VTAB_STEPS = 2500  # ViT (Dosovitskiy et al. 2020), table 4
+# Tasks of VTAB whose label, such as a place, an angle or a number of things, would not survive it; BiT (Kolesnikov et
+# al. 2020), appendix F. All other tasks are cropped and flipped, and all are scored on whole images (section 3.3).
+NOT_CROPPED = ("clevr_count", "clevr_distance", "dmlab", "kitti_distance", "dsprites_location")
+NOT_FLIPPED = ("dsprites_orientation", "dsprites_location", "smallnorb_azimuth")
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,8 @@ class Task:
         None is the recipe's own.
       steps: of training; by the number of images if None.
       lrs: rates to choose from.
+      is_cropped, is_flipped: whether training images may be, which changes some labels.
+      eval_crop: how images are cut for evaluation, and for training where they are not cropped; None is the recipe's.
     """
 
     name: str
@@ -35,6 +43,9 @@ class Task:
     val_share: float | None = None
     steps: int | None = None
     lrs: tuple[float, ...] = LRS
+    is_cropped: bool = True
+    is_flipped: bool = True
+    eval_crop: EvalCrop | None = None
 
 
 @dataclass(frozen=True)
@@ -53,14 +64,24 @@ class Suite:
 def _vtab(group: str, **classes: int) -> tuple[Task, ...]:
     """Tasks with VTAB's own split of 800 and 200 images."""
     return tuple(
-        Task(name.replace("_", "-"), f"vtab/{name}", count, group, steps=VTAB_STEPS, lrs=VTAB_LRS)
+        Task(
+            name.replace("_", "-"),
+            f"vtab/{name}",
+            count,
+            group,
+            steps=VTAB_STEPS,
+            lrs=VTAB_LRS,
+            is_cropped=name not in NOT_CROPPED,
+            is_flipped=name not in NOT_FLIPPED,
+            eval_crop="squash",
+        )
         for name, count in classes.items()
     )
 
 
 def _like_vtab(source: str, num_classes: int, group: str) -> Task:
     """The protocol of 1,000 images, 200 of them to choose by, on data that is at hand."""
-    return Task(source, source, num_classes, group, 1000, 0.2, steps=VTAB_STEPS, lrs=VTAB_LRS)
+    return Task(source, source, num_classes, group, 1000, 0.2, VTAB_STEPS, VTAB_LRS, eval_crop="squash")
 
 
 # Source: MLP-Mixer paper, section 3.1.
