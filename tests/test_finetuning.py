@@ -55,6 +55,12 @@ def test_model_and_range_of_pixels_are_those_of_the_weights_and_the_head_is_zero
     assert prepared.crop == "squash", "the recipe says how to cut, not the weights"
 
 
+@pytest.mark.parametrize("name", ["finetune", "folder_finetune"])
+def test_recipe_for_fine_tuning_without_weights_says_what_to_give(name):
+    with pytest.raises(ValueError, match=f"the recipe {name} goes on from trained weights; say which by --init"):
+        set_up(choose_recipe(name, "digits"), Runtime(device="cpu"))
+
+
 def test_another_image_size_resizes_and_says_so(tmp_path):
     init = pretrained(tmp_path / "w.safetensors")
     setup = set_up(finetuned(init, image_size=16), Runtime(device="cpu"))

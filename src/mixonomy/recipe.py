@@ -27,6 +27,7 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+NO_WEIGHTS = "WEIGHTS"  # in a recipe for fine-tuning: stands for those that --init names
 
 
 class Section(BaseModel):

@@ -23,7 +23,8 @@ def load_recipe(name: str, model: str | None = None) -> Recipe:
     """The recipe of a name, or of a Python file of one's own that sets `recipe`.
 
     Args:
-      model: for which the recipe may have settings of its own; whatever model it has if not given.
+      model: name of the model that takes the place of the recipe's, which may have settings for it; but a recipe that
+        starts from weights has theirs.
     Raises:
       ValueError: if there is no such recipe, or the file sets none.
     """
@@ -36,13 +37,15 @@ def load_recipe(name: str, model: str | None = None) -> Recipe:
             raise ValueError(f"{name} cannot be run as Python ({type(error).__name__}: {error}); mend it.") from None
         if not isinstance(found, Recipe):
             raise ValueError(f"{name} sets no `recipe`; it must hold `recipe = mixonomy.Recipe(...)`.")
-        return found
+        return _with_model(found, model)
     if name not in recipe_names():
         near = difflib.get_close_matches(name, recipe_names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"unknown recipe {name!r}; {hint}`mixonomy list recipes` shows all names.")
     module = _module(name)
-    return module.for_model(model) if model is not None and hasattr(module, "for_model") else module.recipe
+    if model is not None and hasattr(module, "for_model"):
+        return module.for_model(model)
+    return _with_model(module.recipe, model)
 
 
 def choose_recipe(
@@ -77,7 +80,11 @@ def _chosen(name: str | None, source: str | None, root: str | None, is_finetunin
         splits = open_source(source, root).splits
     except ValueError:  # which training will explain
         return found
-    return recipe.recipe_for(len(splits.get("train", ())))
+    return _with_model(recipe.recipe_for(len(splits.get("train", ()))), model)
+
+
+def _with_model(recipe: Recipe, model: str | None) -> Recipe:
+    return recipe if model is None or recipe.init is not None else changed(recipe, model={"name": model})
 
 
 def _of_data(source: str, is_finetuning: bool) -> str:

@@ -14,9 +14,7 @@ paper does not give either; softmax loss, as there.
 
 from typing import NamedTuple
 
-from mixonomy.recipe import Augment, Data, Optim, Recipe, changed
-
-NO_WEIGHTS = "WEIGHTS"  # stands for those that --init names
+from mixonomy.recipe import NO_WEIGHTS, Augment, Data, Optim, Recipe, changed
 
 
 class Length(NamedTuple):
