@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -52,6 +53,12 @@ def test_model_and_range_of_pixels_are_those_of_the_weights_and_the_head_is_zero
     prepared = setup.preprocessing
     assert (prepared.image_size, prepared.channels, prepared.mean, prepared.std) == ((8, 8), 3, (0.4,) * 3, (0.3,) * 3)
     assert prepared.crop == "squash", "the recipe says how to cut, not the weights"
+
+
+@pytest.mark.parametrize("name", ["finetune", "folder_finetune"])
+def test_recipe_for_fine_tuning_without_weights_says_what_to_give(name):
+    with pytest.raises(ValueError, match=f"the recipe {name} goes on from trained weights; say which by --init"):
+        set_up(choose_recipe(name, "digits"), Runtime(device="cpu"))
 
 
 def test_another_image_size_resizes_and_says_so(tmp_path):
@@ -138,6 +145,7 @@ def test_finetuning_is_as_long_as_the_paper_s(count, steps, warmup, val_share):
     assert (recipe.data.val_share, recipe.batch_size, recipe.optim.clip) == (val_share, 512, 1.0)
     optim = recipe.optim
     assert (optim.name, optim.momentum, optim.schedule, optim.weight_decay) == ("sgd", 0.9, "cosine", 0.0)
+    assert (recipe.augment.crop, recipe.augment.flip, recipe.data.eval_crop) == ("resmall", True, "resmall")
 
 
 def test_init_chooses_a_recipe_for_fine_tuning(tmp_path):
@@ -149,6 +157,23 @@ def test_init_chooses_a_recipe_for_fine_tuning(tmp_path):
     assert choose_recipe(None, str(tmp_path), init="w.npz").name == "folder_finetune"
     assert choose_recipe("digits", None, init="w.npz") == changed(load_recipe("digits"), init="w.npz")
     assert choose_recipe(None, "finetune").name == "folder", "a source of that name has no recipe"
+
+
+@pytest.mark.parametrize("name", ["finetune", "folder", "folder_finetune"])
+def test_named_recipe_has_the_length_that_suits_the_images(name):
+    suited = import_module(f"mixonomy.recipes.{name}").recipe_for(len(open_source("digits").splits["train"]))
+    assert choose_recipe(name, "digits") == choose_recipe(name, None) == suited
+    assert choose_recipe(name, "digits") != load_recipe(name) or name == "finetune"  # whose 500 steps suit the digits
+    assert choose_recipe(name, "nowhere.csv") == load_recipe(name), "training will say that there are no images"
+
+
+@pytest.mark.parametrize(("count", "warmup"), [(1000, 500), (50_000, 125), (1_281_167, 62)])
+def test_another_length_keeps_the_share_of_the_warm_up(count, warmup):
+    recipe = recipe_for(count, 2500)
+    assert (recipe.duration, recipe.optim.warmup, recipe.eval_every) == (
+        "2500 steps", f"{warmup} steps", "500 steps"
+    )  # fmt: skip
+    assert recipe_for(count, 1).eval_every == "1 steps"
 
 
 TRAINED = {

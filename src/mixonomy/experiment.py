@@ -13,7 +13,7 @@ from mixonomy.models.checks import digest
 from mixonomy.models.surgery import with_head
 from mixonomy.models.tuning import HEAD, set_trainable
 from mixonomy.preprocessing import DEFAULT_RESIZE, Preprocessing
-from mixonomy.recipe import Recipe
+from mixonomy.recipe import NO_WEIGHTS, Recipe
 from mixonomy.train_state import TrainState
 
 
@@ -185,6 +185,11 @@ def _started(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str, tuple[st
     Source for the zeros: MLP-Mixer paper, section 3 (fine-tuning).
     """
     assert recipe.init is not None, "the caller asked"
+    if recipe.init == NO_WEIGHTS:
+        raise ValueError(
+            f"the recipe {recipe.name} goes on from trained weights; say which by --init: a run folder, a file, "
+            f"timm:NAME or hf:OWNER/NAME."
+        )
     size = None if recipe.image_size is None else recipe.height_width
     model = as_stored(recipe.init, num_classes=num_classes, size=size)
     info = info_of(model)

@@ -27,6 +27,7 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+NO_WEIGHTS = "WEIGHTS"  # in a recipe for fine-tuning: stands for those that --init names
 
 
 class Section(BaseModel):
@@ -164,8 +165,9 @@ class Augment(Section):
     READ_BY = {"pad": ("pad",), "min_area": ("inception",)}
     SILENCES = {("randaugment_layers", "0"): {"randaugment_magnitude": None}}
 
-    crop: Literal["none", "pad", "inception"] = "none"
-    """none: the evaluation crop; pad: shift by up to `pad` pixels; inception: random box, stretched."""
+    crop: Literal["none", "pad", "resmall", "inception"] = "none"
+    """none: the evaluation crop; pad: shift by up to `pad` pixels; resmall: shorter side 256/224 of the image size,
+    then a random window; inception: random box, stretched."""
     pad: Count | None = None
     """For crop=pad: pixels on each side; 4 if not given."""
     min_area: Annotated[float, Field(gt=0.0, le=1.0)] | None = None

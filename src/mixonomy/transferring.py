@@ -118,22 +118,23 @@ def transfer(
             absent.append({"task": task.name, "group": task.group, "reason": reason})
             console.say(f"{suite.name}: {task.name} is absent, {reason}")
         else:
-            present.append((task, source, _num_images(suite, task, source, runtime.data_root)))
+            count = _num_images(suite, task, source, runtime.data_root)
+            sizes = protocol.image_sizes or (None,)
+            present.append((task, source, {s: task_recipe(task, source, count, init, protocol, s) for s in sizes}))
     _check_same(out, json.loads(json.dumps(settings)))
     rows, failed = [], []
-    for task, source, num_images in present:
-        few = _few_shot(model, source, out / task.name / "fewshot.json", runtime) if protocol.few_shot else {}
-        for size in protocol.image_sizes or (None,):
+    for task, source, recipes in present:
+        few = _few_shot(model, source, task, out / task.name / "fewshot.json", runtime) if protocol.few_shot else {}
+        for size, recipe in recipes.items():
             console.say(f"{suite.name}: {task.name}{'' if size is None else f' at {size} pixels'}")
             folder = out / task.name / ("native" if size is None else f"{size} pixels")
-            recipe = task_recipe(task, source, num_images, init, protocol, size)
             about, failure = {"task": task.name, "group": task.group, "image_size": size}, folder / "failed.json"
             if failure.is_file():  # it would diverge again
                 failed.append(json.loads(failure.read_text()))
                 console.say(f"{suite.name}: {task.name} has failed, {failed[-1]['reason']}")
                 continue
             try:
-                scores, lr = _fine_tuned(
+                scores, lr = fine_tuned(
                     recipe, protocol.lrs or task.lrs, protocol.seeds, folder, runtime, console, command
                 )
             except Diverged as error:
@@ -213,19 +214,23 @@ def task_recipe(
 ) -> Recipe:
     """The recipe `finetune` with what the task and the person say."""
     recipe = changed(
-        recipe_for(task.train_images or num_images), init=init, image_size=image_size, data={"source": source}
+        recipe_for(task.train_images or num_images, protocol.steps or task.steps),
+        init=init,
+        image_size=image_size,
+        data={"source": source},
     )
-    steps = protocol.steps or task.steps
     if task.train_images is not None:
         recipe = changed(recipe, data={"train_images": task.train_images})
     if task.val_share is not None:
         recipe = changed(recipe, data={"val_share": task.val_share})
+    if task.eval_crop is not None:
+        recipe = changed(recipe, data={"eval_crop": task.eval_crop})
+    if not task.is_cropped:
+        recipe = changed(recipe, augment={"crop": "none"})
+    if not task.is_flipped:
+        recipe = changed(recipe, augment={"flip": False})
     if protocol.batch_size is not None:
         recipe = changed(recipe, batch_size=protocol.batch_size)
-    if steps is not None:  # the warm-up keeps its share of the length
-        recipe = changed(
-            recipe, duration=f"{steps} steps", optim={"warmup": "10 %"}, eval_every=f"{max(steps // 5, 1)} steps"
-        )
     return recipe
 
 
@@ -251,17 +256,18 @@ def _check_same(out: Path, settings: dict[str, Any]) -> None:
         raise ValueError(f"{out} holds another transfer: {', '.join(changes)} differ; give another --out.")
 
 
-def _few_shot(model: torch.nn.Module, source: str, path: Path, runtime: Runtime) -> dict[str, Any]:
-    """Mean and deviation by shots, from the file where they were computed before."""
+def _few_shot(model: torch.nn.Module, source: str, task: Task, path: Path, runtime: Runtime) -> dict[str, Any]:
+    """Mean and deviation by shots of the task's training images, from the file where they were computed before."""
     if not path.is_file():
         opened = data.open_source(source, runtime.data_root)
-        found = probe(model, opened, device=runtime.device, workers=runtime.workers, cache=CACHE)
+        options: dict[str, Any] = {"device": runtime.device, "workers": runtime.workers, "cache": CACHE}
+        found = probe(model, opened, train_images=task.train_images, **options)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {str(few.shots): {"mean": few.mean, "std": few.std} for few in found.few_shot})
     return json.loads(path.read_text())
 
 
-def _fine_tuned(
+def fine_tuned(
     recipe: Recipe,
     lrs: Sequence[float],
     seeds: int,
@@ -270,7 +276,12 @@ def _fine_tuned(
     console: Console,
     command: str,
 ) -> tuple[list[float], float]:
-    """Test top-1 of each seed, and the rate that held-out images chose with the first."""
+    """Test top-1 of each seed, and the rate that held-out images chose with the first.
+
+    Args:
+      lrs: rates to choose from; a single one chooses nothing.
+      folder: of the runs, seed0 and so on.
+    """
     options: dict[str, Any] = {"runtime": runtime, "console": console, "command": command}
     if len(lrs) > 1:
         scores = [sweep(recipe, {"optim.lr": lrs}, folder / "seed0", **options)["top1"]]
