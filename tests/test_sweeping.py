@@ -8,6 +8,7 @@ import mixonomy as mx
 from mixonomy import sweeping, training
 from mixonomy.cli.train import parse_sweep
 from mixonomy.data import open_source, plan_splits
+from mixonomy.progress import Console
 from mixonomy.recipe import changed
 from mixonomy.report import write_report
 from mixonomy.runs import RunFolder
@@ -45,8 +46,9 @@ def test_best_on_held_out_images_is_trained_on_all_of_them(tmp_path, trained):
     assert result["sweep"]["seconds"] == sum(trial["seconds"] for trial in trials)
 
 
-def test_trials_never_see_the_test_images(tmp_path):
-    sweep(tiny(), GRID, tmp_path)
+def test_trials_never_see_the_test_images(tmp_path, capsys):
+    sweep(tiny(), GRID, tmp_path, console=Console())
+    assert capsys.readouterr().err.count("1,295 training and 143 held-out images, ") == 2
     held_out = plan_splits(open_source("digits"), 0.1).val
     assert held_out is not None
     for folder in (tmp_path / "sweep").iterdir():

@@ -14,6 +14,7 @@ from mixonomy.data import open_source, plan_splits
 from mixonomy.evals.suites import AVG5, SUITES, VTAB1K, VTAB_LIKE, Suite, Task
 from mixonomy.experiment import Runtime
 from mixonomy.models import save_model
+from mixonomy.probing import probe
 from mixonomy.transferring import Protocol, find_task, load_suite, task_recipe, transfer
 
 SHORT = Protocol(steps=3, batch_size=16, lrs=(0.01, 0.03), few_shot=False)
@@ -69,18 +70,22 @@ def test_suite_is_run_resumed_and_never_computed_twice(init, tmp_path, monkeypat
     assert mean == {"name": "small, 1 of 2 tasks", "image_size": None, "mean": row["mean"], "n": 1}
     assert transfer(init, SMALL, tmp_path / "out", protocol=SHORT) == first and len(started) == 3
     assert json.loads((tmp_path / "out/transfer.json").read_text()) == json.loads(json.dumps(first))
-    with pytest.raises(ValueError, match="holds another transfer: protocol differ"):
+    with pytest.raises(ValueError, match=r"holds another transfer: .*protocol.steps \(3 there, 4 now\)"):
         transfer(init, SMALL, tmp_path / "out", protocol=Protocol(steps=4))
 
 
 def test_sizes_and_seeds_are_rows_and_spread(init, tmp_path):
     suite = Suite("one", SMALL.tasks[:1])
-    protocol = Protocol(steps=2, batch_size=16, lrs=(0.01,), image_sizes=(8, 16), seeds=2, few_shot=False)
+    protocol = Protocol(steps=2, batch_size=16, lrs=(0.01,), image_sizes=(8, 16), seeds=2)
     found = transfer(init, suite, tmp_path / "out", protocol=protocol)
     assert [(row["image_size"], len(row["top1"]), row["std"] is None) for row in found["rows"]] == [
         (8, 2, False), (16, 2, False)
     ]  # fmt: skip
     assert [mean["name"] for mean in found["means"]] == ["one", "one"]
+    digits = open_source("digits")
+    for row, model in zip(found["rows"], (mx.load(init), mx.load(init, image_size=16)), strict=True):
+        few = probe(model, digits, train_images=100).few_shot
+        assert row["few_shot"] == {str(one.shots): {"mean": one.mean, "std": one.std} for one in few}
 
 
 def test_data_with_other_classes_is_refused(init, tmp_path):
@@ -119,6 +124,14 @@ def test_unsuitable_data_is_refused_before_any_training_and_not_called_absent(in
         assert not (tmp_path / name / "settings.json").exists(), "another try may be given other settings"
     with pytest.raises(ValueError, match="9x9"):
         transfer(init, SMALL, tmp_path / "size", protocol=Protocol(image_sizes=(8, 9)))
+
+
+def test_suite_without_any_data_is_an_error(init, tmp_path):
+    with pytest.raises(
+        ValueError, match="no task of vtab1k has its data, such as caltech101: there is no .*caltech101_"
+    ):
+        transfer(init, VTAB1K, tmp_path / "out", runtime=Runtime(data_root=str(tmp_path)))
+    assert not (tmp_path / "out").exists()
 
 
 def test_known_name_without_its_parquet_files_is_absent_and_not_downloaded(tmp_path):
@@ -220,15 +233,16 @@ def test_command_prints_a_table_and_writes_the_page(init, tmp_path, capsys):
     suite = tmp_path / "suite.py"
     suite.write_text(
         "from mixonomy.evals.suites import Suite, Task\n"
-        "suite = Suite('mine', (Task('digits', 'digits', 10), Task('gone', 'nothing', 2)), {'other': (50.0, 'book')})\n"
+        "suite = Suite('R&D', (Task('digits', 'digits', 10), Task('gone', 'nothing', 2)), {'other': (50.0, 'book')})\n"
     )
     command = ["transfer", init, "--suite", str(suite), "--out", str(tmp_path / "out"), "--steps", "2", "--json"]
     assert main([*command, "--batch-size", "16", "--lr", "0.01"]) == 0
     out, err = capsys.readouterr()
     result = json.loads(out)
     assert set(result["rows"][0]["few_shot"]) == {"1", "5", "10", "25"}
-    assert "mean of mine, 1 of 2 tasks: " in err and "gone" in err
+    assert "mean of R&D, 1 of 2 tasks: " in err and "gone" in err
     page = (tmp_path / "out/transfer.html").read_text()
+    assert "R&amp;D, 1 of 2 tasks" in page and "R&D" not in page
     assert "Absent" in page and "25-shot" in page and "50.00" in page
 
 

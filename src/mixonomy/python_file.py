@@ -6,7 +6,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 # What a mistake in such a file raises; of what else goes wrong in it the traceback says most.
-MISTAKES = (SyntaxError, ImportError, NameError, AttributeError, TypeError, LookupError, OSError)
+MISTAKES = (SyntaxError, ImportError, NameError, AttributeError, TypeError, ArithmeticError, LookupError, OSError)
 
 
 def set_in(path: str, name: str, kind: type[T], otherwise: str) -> T:

@@ -187,8 +187,9 @@ def _train(
     total = length.total
     other = None if recipe.probe.source is None else data.open_source(recipe.probe.source, runtime.data_root)
     images = setup.train_data(recipe)
+    images_of = f"{len(plan.train):,} training and {len(plan.test):,} held-out images" if is_trial else plan.describe()
     console.say(
-        f"{recipe.name}: {facts['model']}, {facts['params']:,} parameters, {source.name}: {plan.describe()}, "
+        f"{recipe.name}: {facts['model']}, {facts['params']:,} parameters, {source.name}: {images_of}, "
         f"{images.kind}, {total:,} steps of {recipe.batch_size}, {precision} on {device}"
     )
     if arguments and recipe.init is None and source.channels == 3 and len(plan.train) < FEW_IMAGES:

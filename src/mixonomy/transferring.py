@@ -26,7 +26,7 @@ from mixonomy.models.hub import HUB
 from mixonomy.probing import CACHE, probe
 from mixonomy.progress import Console
 from mixonomy.python_file import set_in
-from mixonomy.recipe import Recipe, changed
+from mixonomy.recipe import Recipe, changed, differences
 from mixonomy.recipes.finetune import recipe_for
 from mixonomy.runs import RunFolder, write_json
 from mixonomy.sweeping import sweep
@@ -116,18 +116,24 @@ def transfer(
         if (source := find_task(task, runtime.data_root)) is None:
             reason = _why_absent(task, runtime.data_root)
             absent.append({"task": task.name, "group": task.group, "reason": reason})
-            console.say(f"{suite.name}: {task.name} is absent, {reason}")
         else:
             count = _num_images(suite, task, source, runtime.data_root)
             sizes = protocol.image_sizes or (None,)
             present.append((task, source, {s: task_recipe(task, source, count, init, protocol, s) for s in sizes}))
+    if not present:
+        raise ValueError(
+            f"no task of {suite.name} has its data, such as {absent[0]['task']}: {absent[0]['reason']}; name another "
+            f"folder by --data-root or $MIXONOMY_DATA."
+        )
     _check_same(out, json.loads(json.dumps(settings)))
+    for each in absent:
+        console.say(f"{suite.name}: {each['task']} is absent, {each['reason']}")
     rows, failed = [], []
     for task, source, recipes in present:
-        few = _few_shot(model, source, task, out / task.name / "fewshot.json", runtime) if protocol.few_shot else {}
         for size, recipe in recipes.items():
             console.say(f"{suite.name}: {task.name}{'' if size is None else f' at {size} pixels'}")
             folder = out / task.name / ("native" if size is None else f"{size} pixels")
+            few = _few_shot(model, size, source, task, folder / "fewshot.json", runtime) if protocol.few_shot else {}
             about, failure = {"task": task.name, "group": task.group, "image_size": size}, folder / "failed.json"
             if failure.is_file():  # it would diverge again
                 failed.append(json.loads(failure.read_text()))
@@ -252,13 +258,18 @@ def _check_same(out: Path, settings: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
     there = json.loads(path.read_text())
-    if changes := [key for key in settings if there.get(key) != settings[key]]:
-        raise ValueError(f"{out} holds another transfer: {', '.join(changes)} differ; give another --out.")
+    changes = ["the suite"] if there.pop("suite", None) != settings["suite"] else []
+    changes += differences(there, {key: value for key, value in settings.items() if key != "suite"})
+    if changes:
+        raise ValueError(f"{out} holds another transfer: {', '.join(changes)}; give another --out.")
 
 
-def _few_shot(model: torch.nn.Module, source: str, task: Task, path: Path, runtime: Runtime) -> dict[str, Any]:
+def _few_shot(
+    model: torch.nn.Module, size: int | None, source: str, task: Task, path: Path, runtime: Runtime
+) -> dict[str, Any]:
     """Mean and deviation by shots of the task's training images, from the file where they were computed before."""
     if not path.is_file():
+        model = model if size is None else at_size(model, (size, size))
         opened = data.open_source(source, runtime.data_root)
         options: dict[str, Any] = {"device": runtime.device, "workers": runtime.workers, "cache": CACHE}
         found = probe(model, opened, train_images=task.train_images, **options)

@@ -39,7 +39,7 @@ class Transfer:
     seeds: int = 1
     """Fine-tunings of each task."""
     few_shot: bool = True
-    """Score the frozen features from few images of each class too."""
+    """Score the frozen features from few images of each class too, at each size."""
     data_root: str | None = None
     """Folder of the data sets; $MIXONOMY_DATA if not given."""
     device: str = "auto"
@@ -94,7 +94,7 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
     for mean in result["means"]:
         yield f"mean of {mean['name']}{_at(mean['image_size'])}: {mean['mean']:.4f}"
     if not result["rows"]:
-        yield f"no task of {result['suite']['name']} has a score, so there is no mean."
+        yield f"every task of {result['suite']['name']} that has its data failed, so there is no mean."
 
 
 def _at(image_size: int | None) -> str:

@@ -34,7 +34,9 @@ def write_transfer_page(path: Path, result: dict[str, Any]) -> None:
             for row in rows
         ]
         parts.append(markup.table(head, cells, num_texts=3))
-        parts.append(markup.paragraph("Few-shot scores are of the frozen features at the size the model has."))
+        if shots:
+            about = "Few-shot scores are of the features of the weights as they came, resized where the row says so."
+            parts.append(markup.paragraph(about))
     for title, others in (("Absent", result["absent"]), ("Failed", result["failed"])):
         if others:
             parts.append(f"<h3>{title}</h3>")
