@@ -142,6 +142,23 @@ def test_known_name_without_its_parquet_files_is_absent_and_not_downloaded(tmp_p
     assert find_task(Task("pets", "pets", 37), str(tmp_path)) == "pets"
 
 
+def test_images_that_cannot_be_read_are_left_out_where_that_is_asked_for(init, tmp_path):
+    for i in range(64):
+        file = tmp_path / "images" / "ab"[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), 3 * i, dtype=np.uint8)).save(file)
+    (tmp_path / "images/b/3.png").write_bytes(b"junk")
+    suite = Suite("s", (Task("x", str(tmp_path / "images"), 2, lrs=(0.01,)),))
+    options = {"steps": 2, "batch_size": 16}
+    with pytest.raises(ValueError, match="image 'b/3.png': .* or leave out what cannot be read by --on-bad-image skip"):
+        transfer(init, suite, tmp_path / "error", protocol=Protocol(**options))
+    with pytest.raises(ValueError, match="1 of 64 images cannot be read, more than the 1.00%"):
+        transfer(init, suite, tmp_path / "one", protocol=Protocol(**options, on_bad_image="skip"))
+    protocol = Protocol(**options, on_bad_image="skip", max_bad_share=0.05)
+    (row,) = transfer(init, suite, tmp_path / "skip", protocol=protocol)["rows"]
+    assert row["bad_images"] == 1 and row["few_shot"]
+
+
 def test_task_that_diverges_has_failed_and_the_others_go_on(init, tmp_path, monkeypatch):
     original, trained = transferring.fine_tuned, []
 

@@ -212,7 +212,7 @@ def _slug(values: Mapping[str, Any]) -> str:
 
 def describe_trial(trial: Trial) -> str:
     """The values and the score in words."""
-    said = "diverged" if trial.score is None else f"{trial.score:.2%} of the held-out images"
+    said = "diverged" if trial.score is None else f"{trial.score:.2%} on held-out images"
     return f"{_describe(trial.values)}: {said} in {trial.seconds:,.0f} s"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from mixonomy import data
+from mixonomy.choices import BadImagePolicy
 from mixonomy.data.sources import known, parquet
 from mixonomy.data.sources.open import data_root
 from mixonomy.evals.suites import SUITES, Suite, Task, check_lrs
@@ -45,6 +46,7 @@ class Protocol:
       image_sizes: each is a row of its own; the size of the weights if empty.
       seeds: fine-tunings of each task, the first of which chooses the rate.
       few_shot: whether to score the frozen features from few images too.
+      on_bad_image, max_bad_share: as in a recipe.
     """
 
     steps: int | None = None
@@ -53,6 +55,8 @@ class Protocol:
     image_sizes: tuple[int, ...] = ()
     seeds: int = 1
     few_shot: bool = True
+    on_bad_image: BadImagePolicy = "error"
+    max_bad_share: float | None = None
 
     def __post_init__(self):
         for what in ("steps", "batch_size", "seeds"):
@@ -119,45 +123,29 @@ def transfer(
         else:
             count = _num_images(suite, task, source, runtime.data_root)
             sizes = protocol.image_sizes or (None,)
-            present.append((task, source, {s: task_recipe(task, source, count, init, protocol, s) for s in sizes}))
+            present.append((task, {s: task_recipe(task, source, count, init, protocol, s) for s in sizes}))
     if not present:
         raise ValueError(
             f"no task of {suite.name} has its data, such as {absent[0]['task']}: {absent[0]['reason']}; name another "
             f"folder by --data-root or $MIXONOMY_DATA."
         )
     _check_same(out, json.loads(json.dumps(settings)))
-    for each in absent:
-        console.say(f"{suite.name}: {each['task']} is absent, {each['reason']}")
+    if absent:
+        names = ", ".join(each["task"] for each in absent)
+        console.say(f"{suite.name}: {len(absent)} of {len(suite.tasks)} tasks have no data here: {names}")
     rows, failed = [], []
-    for task, source, recipes in present:
+    for task, recipes in present:
         for size, recipe in recipes.items():
             console.say(f"{suite.name}: {task.name}{'' if size is None else f' at {size} pixels'}")
             folder = out / task.name / ("native" if size is None else f"{size} pixels")
-            few = _few_shot(model, size, source, task, folder / "fewshot.json", runtime) if protocol.few_shot else {}
-            about, failure = {"task": task.name, "group": task.group, "image_size": size}, folder / "failed.json"
-            if failure.is_file():  # it would diverge again
-                failed.append(json.loads(failure.read_text()))
-                console.say(f"{suite.name}: {task.name} has failed, {failed[-1]['reason']}")
-                continue
+            about = {"task": task.name, "group": task.group, "image_size": size}
             try:
-                scores, lr = fine_tuned(
-                    recipe, protocol.lrs or task.lrs, protocol.seeds, folder, runtime, console, command
-                )
+                few = _few_shot(model, size, recipe, folder / "fewshot.json", runtime) if protocol.few_shot else {}
+                scored = _scored(recipe, protocol.lrs or task.lrs, protocol.seeds, folder, runtime, console, command)
+                rows.append({**about, **scored, "few_shot": few})
             except Diverged as error:
                 failed.append({**about, "reason": error.what})
-                write_json(failure, failed[-1])
                 console.say(f"{suite.name}: {task.name} has failed, {error.what}")
-                continue
-            rows.append(
-                {
-                    **about,
-                    "lr": lr,
-                    "top1": scores,
-                    "mean": statistics.fmean(scores),
-                    "std": statistics.stdev(scores) if len(scores) > 1 else None,
-                    "few_shot": few,
-                }
-            )
     result = {**settings, "rows": rows, "absent": absent, "failed": failed, "means": means(suite, rows)}
     write_json(out / "transfer.json", result)
     return result
@@ -237,7 +225,8 @@ def task_recipe(
         recipe = changed(recipe, augment={"flip": False})
     if protocol.batch_size is not None:
         recipe = changed(recipe, batch_size=protocol.batch_size)
-    return recipe
+    bad = {"on_bad_image": protocol.on_bad_image, "max_bad_share": protocol.max_bad_share}
+    return changed(recipe, data=bad)
 
 
 def means(suite: Suite, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -264,18 +253,44 @@ def _check_same(out: Path, settings: dict[str, Any]) -> None:
         raise ValueError(f"{out} holds another transfer: {', '.join(changes)}; give another --out.")
 
 
-def _few_shot(
-    model: torch.nn.Module, size: int | None, source: str, task: Task, path: Path, runtime: Runtime
-) -> dict[str, Any]:
+def _few_shot(model: torch.nn.Module, size: int | None, recipe: Recipe, path: Path, runtime: Runtime) -> dict[str, Any]:
     """Mean and deviation by shots of the task's training images, from the file where they were computed before."""
     if not path.is_file():
         model = model if size is None else at_size(model, (size, size))
-        opened = data.open_source(source, runtime.data_root)
-        options: dict[str, Any] = {"device": runtime.device, "workers": runtime.workers, "cache": CACHE}
-        found = probe(model, opened, train_images=task.train_images, **options)
+        opened, bad = data.open_source(recipe.data.source, runtime.data_root), data.BadImages(recipe.data.on_bad_image)
+        options: dict[str, Any] = {"device": runtime.device, "workers": runtime.workers, "cache": CACHE, "bad": bad}
+        found = probe(model, opened, train_images=recipe.data.train_images, **options)
+        share = recipe.data.max_bad_share
+        bad.check(len(opened), data.MAX_BAD_SHARE if share is None else share)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {str(few.shots): {"mean": few.mean, "std": few.std} for few in found.few_shot})
     return json.loads(path.read_text())
+
+
+def _scored(recipe: Recipe, lrs: Sequence[float], seeds: int, folder: Path, *others: Any) -> dict[str, Any]:
+    """What `fine_tuned` gives, with the number of test images, and of those that could not be read.
+
+    Raises:
+      Diverged: where a training does, or did when it was tried: it would again.
+    """
+    failure = folder / "failed.json"
+    if failure.is_file():
+        raise Diverged(json.loads(failure.read_text())["reason"])
+    try:
+        scores, lr = fine_tuned(recipe, lrs, seeds, folder, *others)
+    except Diverged as error:
+        write_json(failure, {"reason": error.what})
+        raise
+    result = RunFolder(folder / "seed0").result()
+    assert result is not None, "it was scored"
+    return {
+        "lr": lr,
+        "n": result["n"],
+        "bad_images": len(result["bad_images"]),
+        "top1": scores,
+        "mean": statistics.fmean(scores),
+        "std": statistics.stdev(scores) if len(scores) > 1 else None,
+    }
 
 
 def fine_tuned(

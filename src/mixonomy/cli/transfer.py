@@ -10,6 +10,7 @@ from typing import Any
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
+from mixonomy.choices import BadImagePolicy
 from mixonomy.cli.arguments import parse
 
 
@@ -40,6 +41,10 @@ class Transfer:
     """Fine-tunings of each task."""
     few_shot: bool = True
     """Score the frozen features from few images of each class too, at each size."""
+    on_bad_image: BadImagePolicy = "error"
+    """What to do about images that cannot be read: stop, or leave them out, counted and named."""
+    max_bad_share: float | None = None
+    """For --on-bad-image skip: largest share of a task's images that may be left out; 0.01 if not given."""
     data_root: str | None = None
     """Folder of the data sets; $MIXONOMY_DATA if not given."""
     device: str = "auto"
@@ -62,7 +67,14 @@ def main(argv: list[str]) -> int:
     name = Path(options.run.rpartition(":")[2]).resolve().name
     out = options.out or Path("runs") / f"transfer-{suite.name}-{name}"
     protocol = Protocol(
-        options.steps, options.batch_size, options.lr, options.image_size, options.seeds, options.few_shot
+        steps=options.steps,
+        batch_size=options.batch_size,
+        lrs=options.lr,
+        image_sizes=options.image_size,
+        seeds=options.seeds,
+        few_shot=options.few_shot,
+        on_bad_image=options.on_bad_image,
+        max_bad_share=options.max_bad_share,
     )
     runtime = Runtime(device=options.device, data_root=options.data_root)
     command = shlex.join(["mixonomy", "transfer", *argv])
@@ -86,7 +98,8 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
         spread = "" if row["std"] is None else f" ± {row['std']:.4f} (n = {len(row['top1'])})"
         shots = ", ".join(f"{shots}-shot {few['mean']:.4f}" for shots, few in row["few_shot"].items())
         name = row["task"] + _at(row["image_size"])
-        yield f"{name:<28}{row['mean']:.4f}{spread}  lr {row['lr']:g}{'; ' + shots if shots else ''}"
+        left_out = f"; {row['bad_images']} unreadable images left out" if row["bad_images"] else ""
+        yield f"{name:<28}{row['mean']:.4f}{spread}  lr {row['lr']:g}{'; ' + shots if shots else ''}{left_out}"
     for each in result["absent"]:
         yield f"{each['task']:<28}absent: {each['reason']}"
     for each in result["failed"]:

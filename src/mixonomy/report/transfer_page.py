@@ -20,20 +20,25 @@ def write_transfer_page(path: Path, result: dict[str, Any]) -> None:
         caption = "Test top-1 after fine-tuning; bars are the standard deviation over seeds where there are several."
         parts.append(markup.figure(plots.task_plot(bars), caption, is_beside=True))
         shots = list(dict.fromkeys(shot for row in rows for shot in row["few_shot"]))
-        head = ("task", "group", "pixels", "learning rate", "fine-tuned top-1", "seeds", *(f"{s}-shot" for s in shots))
+        head = ("task", "group", "pixels", "learning rate", "test images", "fine-tuned top-1", "seeds")
         cells = [
             (
                 row["task"],
                 row["group"] or "–",
                 "as trained" if row["image_size"] is None else str(row["image_size"]),
                 f"{row['lr']:g}",
+                f"{row['n']:,}",
                 _score(row),
                 str(len(row["top1"])),
                 *(_score(row["few_shot"][shot]) if shot in row["few_shot"] else "–" for shot in shots),
             )
             for row in rows
         ]
-        parts.append(markup.table(head, cells, num_texts=3))
+        parts.append(markup.table((*head, *(f"{s}-shot" for s in shots)), cells, num_texts=3))
+        for row in rows:
+            if row["bad_images"]:
+                which = _at(row["task"], row["image_size"])
+                parts.append(markup.paragraph(f"{which}: left out, since they cannot be read: {row['bad_images']}."))
         if shots:
             about = "Few-shot scores are of the features of the weights as they came, resized where the row says so."
             parts.append(markup.paragraph(about))
