@@ -180,6 +180,25 @@ PLAIN = {
             Column("at most, MB", "peak_bytes", ",.0f", 1e-6),
         ),
     ),
+    # How long a command takes to begin.
+    "start": Plain(
+        "start",
+        ("start_s",),
+        (Column("command", "model"), DATA, Column("s", "start_s", ".2f", with_spread=True), Column("times", "n")),
+    ),
+    # A processor's seconds until an accuracy was reached.
+    "whole_runs": Plain(
+        "whole_runs",
+        ("core_s",),
+        (
+            DATA,
+            Column("trained by", "model"),
+            Column("core seconds to reach it", "core_s", ",.0f"),
+            Column("of an epoch", "core_s_per_epoch", ",.0f"),
+            Column("last test top-1, %", "top1", ".2f", 100),
+            Column("n", "n"),
+        ),
+    ),
     # What was scored from scratch in how many CPU minutes.
     "imagenette": Plain(
         "imagenette",

@@ -58,6 +58,25 @@ def test_curves_quick_writes_points_of_every_sweep(tmp_path):
     assert all(row["value"] > 0 for row in found)
 
 
+@pytest.mark.slow
+def test_whole_runs_charge_each_setting_with_its_own_time(tmp_path):
+    options = ("--data", "digits", "--settings", "ours", "timm, AdamW", "--runs", str(tmp_path / "runs"))
+    done = call(sys.executable, "benchmarks/whole_runs.py", *options, "--results", str(tmp_path / "rows.jsonl"))
+    assert done.returncode == 0, done.stderr
+    found = rows.read(tmp_path / "rows.jsonl")
+    per_epoch = {row["model"]: row["value"] for row in found if row["metric"] == "core_s_per_epoch"}
+    assert set(per_epoch) == {"ours", "timm, AdamW"} and all(seconds > 0 for seconds in per_epoch.values())
+    assert {row["note"] for row in found if row["metric"] == "core_s"} == {"schedule of 4 epochs, not reached"}
+
+
+@pytest.mark.slow
+def test_start_times_each_command(tmp_path):
+    options = ("--data", "digits", "--times", "2", "--results", str(tmp_path / "rows.jsonl"))
+    done = call(sys.executable, "benchmarks/start.py", *options)
+    assert done.returncode == 0, done.stderr
+    assert [row["model"] for row in rows.read(tmp_path / "rows.jsonl")] == ["mixonomy train", "mixonomy predict"]
+
+
 def test_a_setting_without_a_turn_keeps_one_row_that_says_why():
     numbers = {"images_per_s": None, "note": "not installed"}
     [row] = rows.number_rows(rows.Origin("cpu", "abc", "x", "2026-01-31"), numbers, study="s", model="m", data="d")
