@@ -9,8 +9,9 @@ with start, decoding, augmentation and the scoring of all test images after ever
 that scores the target. The schedule, whose length is given beforehand, is the same for all, see TARGETS.
 
 Same for all: model, batch, pad-crop, flip, label smoothing, linear decay of the rate, and no cutmix, which pays in
-longer trainings only. timm's parts: MlpMixer, create_loader, LabelSmoothingCrossEntropy, create_optimizer_v2 and create_scheduler_v2, in bfloat16 autocast without torch.compile, its
-fastest setting of this step (`benchmarks/train.py`). timm with Muon has our rates, with AdamW one of its own.
+longer trainings only. timm's parts: MlpMixer, create_loader, LabelSmoothingCrossEntropy, create_optimizer_v2 and
+create_scheduler_v2, in bfloat16 autocast without torch.compile, its fastest setting of this step
+(`benchmarks/train.py`). timm with Muon has our rates, with AdamW one of its own.
 """
 
 import argparse
