@@ -1,5 +1,6 @@
 """The measuring scripts run from end to end, tiny; and they refuse to time what does not agree."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 import muon
 import ridge
 import rows
+import transfer
 
 ROOT = Path(__file__).resolve().parents[2]
 # One thread: two that wait for each other on a busy machine take a hundred times as long.
@@ -114,6 +116,24 @@ def test_label_errors_counts_what_is_found_among_planted_ones(tmp_path):
     assert done.returncode == 0, done.stderr
     values = {row["metric"]: row["value"] for row in rows.read(tmp_path / "rows.jsonl")}
     assert 40 < values["wrong"] < 110 and 0 < values["right"] <= min(values["found"], values["wrong"])
+
+
+@pytest.mark.slow
+def test_transfer_quick_has_rows_of_all_parts_and_adds_none_when_run_again(tmp_path):
+    options = ("--quick", "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "transfer.jsonl"))
+    for _ in range(2):
+        done = call(sys.executable, "benchmarks/transfer.py", *options)
+        assert done.returncode == 0, done.stderr
+        found = {(row["model"], row["metric"]): row for row in rows.read(tmp_path / "transfer.jsonl")}
+        assert len(found) == len(rows.read(tmp_path / "transfer.jsonl")) == 12 + 3 + 2 + len(transfer.SMALL)
+    assert "tune: 14 trainings on 672 of 8 pixels" in done.stderr
+    arm = found["from scratch, AdamW", "top1"]
+    assert arm["n"] == 2 and "of 0.0005, 0.001, 0.003, chosen on held-out images" in arm["note"]
+    assert not list((tmp_path / "runs").glob("small*/**/sweep")), (
+        "validation images judge, so there is nothing to choose"
+    )
+    test_sets = {json.loads(path.read_text())["split"] for path in (tmp_path / "runs").glob("small*/*/result.json")}
+    assert test_sets == {"val"}
 
 
 @pytest.mark.parametrize("num_images", [80, 10])

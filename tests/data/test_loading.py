@@ -111,6 +111,8 @@ def test_another_seed_gives_another_order():
         (Augment(crop="pad", flip=True), ((8, 8), (10, 12)), "in memory"),
         (Augment(crop="inception"), ((12, 10),), "in memory"),
         (Augment(crop="inception"), ((8, 8), (10, 12)), "decoded by workers"),
+        (Augment(crop="resmall"), ((12, 16), (24, 32)), "in memory"),
+        (Augment(crop="resmall"), ((8, 8), (10, 12)), "decoded by workers"),
         (Augment(randaugment_layers=2), ((8, 8),), "decoded by workers"),
     ],
 )
