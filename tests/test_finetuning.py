@@ -99,6 +99,14 @@ def test_dropping_reaches_timm_s_models_too(tmp_path):
     assert all(torch.equal(t, before[name]) for name, t in found.state_dict().items() if not name.startswith("head."))
 
 
+def test_size_that_timm_s_weights_cannot_have_is_one_sentence(tmp_path):
+    save_model(mx.create("timm:test_vit", num_classes=3, image_size=32), tmp_path / "w.safetensors")
+    with pytest.raises(
+        ValueError, match="timm:test_vit has weights for 32x32 pixels alone and cannot be resized; take"
+    ):
+        set_up(finetuned(str(tmp_path / "w.safetensors"), image_size=48), Runtime(device="cpu"))
+
+
 def test_run_loads_without_its_start_and_remembers_it(tmp_path):
     init = pretrained(tmp_path / "w.safetensors")
     train(finetuned(init), tmp_path / "run")

@@ -121,6 +121,11 @@ def at_size(model: nn.Module, size: tuple[int, int]) -> nn.Module:
     arguments: dict[str, Any] = {**info.arguments, "image_size": list(size)}
     state, fresh = model.state_dict(), _fresh(arguments)
     if misfits(fresh.state_dict(), state):
+        if arguments["name"].startswith(PREFIX):
+            raise ValueError(
+                f"{arguments['name']} has weights for {stored[0]}x{stored[1]} pixels alone and cannot be resized; take "
+                f"that size, or a Mixer or ViT of mixonomy's own."
+            )
         return resize(model, size)
     load_weights(fresh, state, "the model")
     set_info(fresh, replace(info, arguments=arguments, preprocessing=replace(info.preprocessing, image_size=size)))

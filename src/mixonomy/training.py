@@ -68,7 +68,10 @@ class Lengths:
         total, every = num_steps(recipe.duration, **length), num_steps(recipe.eval_every, **length)
         warmup = num_steps(recipe.optim.warmup, **length, total_steps=total)
         if warmup > total:
-            raise ValueError(f"the warm-up of {warmup} steps is longer than the training of {total}; shorten it.")
+            raise ValueError(
+                f"the warm-up of {warmup} steps is longer than the training of {total}; shorten it, as by "
+                f'--optim.warmup "10 %".'
+            )
         freeze = 0 if recipe.freeze is None else num_steps(recipe.freeze, **length, total_steps=total)
         if freeze >= total:
             raise ValueError(f"freeze is {freeze} steps and the training {total}; shorten it, or give --tune head.")
