@@ -166,7 +166,7 @@ PLAIN = {
             MEMORY,
         ),
     ),
-    # Commands on many files: time, and what memory they held early, late and at most.
+    # Commands on many files: time, and what memory they held in the first epoch, the second, the last, and at most.
     "memory": Plain(
         "memory",
         ("seconds", "early_bytes"),
@@ -176,6 +176,7 @@ PLAIN = {
             Column("s", "seconds"),
             Column("images/s", "images_per_s", ",.0f"),
             Column("memory early, MB", "early_bytes", ",.0f", 1e-6),
+            Column("second epoch, MB", "second_bytes", ",.0f", 1e-6),
             Column("late, MB", "late_bytes", ",.0f", 1e-6),
             Column("at most, MB", "peak_bytes", ",.0f", 1e-6),
         ),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import memory
 import muon
 import ridge
 import rows
@@ -142,3 +143,42 @@ def test_ridge_is_checked_and_timed_in_both_forms(num_images, monkeypatch):
     found = ridge.measure(num_images, 16, 4)
     assert list(found) == ["fit_s", "fit_cpu_s", "score_s", "score_cpu_s", "peak_memory_bytes"]
     assert all(value > 0 for value in found.values())
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells")
+def test_memory_counts_what_is_a_process_and_its_childs_own_and_no_mapped_files(tmp_path):
+    (tmp_path / "file").write_bytes(b"x" * 64_000_000)
+    program = (
+        "import mmap, os, sys\n"
+        "kind = sys.argv[1]\n"
+        "if kind == 'file':\n"
+        "    kept = mmap.mmap(os.open('file', os.O_RDONLY), 0, prot=mmap.PROT_READ)\n"
+        "    seen = sum(kept[::4096])\n"
+        "elif kind == 'own':\n"
+        "    kept = b'x' * 64_000_000\n"
+        "child = os.fork()\n"  # which shares what there is
+        "if child: print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+
+    def held(kind):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, kind], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        with process:  # closing its input ends both
+            process.stdout.readline()
+            return memory.memory_bytes(process.pid)
+
+    nothing = held("nothing")
+    assert abs(held("file") - nothing) < 8_000_000
+    assert abs(held("own") - nothing - 64_000_000) < 8_000_000
+
+
+@pytest.mark.slow
+def test_memory_measures_training_and_checking(tmp_path):
+    options = ("--files", "600", "--epochs", "3", "--workers", "1", "--results", str(tmp_path / "memory.jsonl"))
+    done = call(sys.executable, "benchmarks/memory.py", *options)
+    assert done.returncode == 0, done.stderr
+    found = {(row["model"], row["metric"]): row["value"] for row in rows.read(tmp_path / "memory.jsonl")}
+    assert 0 < found["train, 3 epochs", "early_bytes"] <= found["train, 3 epochs", "peak_bytes"]
+    assert found["data check", "copies"] < 10

@@ -1,5 +1,6 @@
 """The processes that decode images: how many, how they start, what they share, and what is said where one ends."""
 
+import gc
 import math
 import mmap
 import os
@@ -37,12 +38,19 @@ def worker_options(workers: int) -> dict[str, Any]:
 
 def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    # A full garbage collection writes into every object that it looks at, and so copies all that the parent had made
+    # (100 MB and more); these objects live as long as the worker, and need not be looked at.
+    gc.freeze()
     devices.prepare(torch.device("cpu"))
 
 
-def alive(loader: DataLoader) -> Iterator[Any]:
+def alive(
+    loader: DataLoader, otherwise: str = " or a smaller --batch-size, and the same command goes on"
+) -> Iterator[Any]:
     """What the workers send.
 
+    Args:
+      otherwise: what else may help where memory is full, in words.
     Raises:
       ValueError: if one of them was ended from outside.
     """
@@ -53,7 +61,7 @@ def alive(loader: DataLoader) -> Iterator[Any]:
             raise
         raise ValueError(
             "a process that decodes images was ended from outside, as happens when memory is full; give fewer "
-            "--workers (0 decodes without such processes) or a smaller --batch-size, and the same command goes on."
+            f"--workers (0 decodes without such processes){otherwise}."
         ) from None
 
 
