@@ -21,8 +21,8 @@ MAX_NAMED = 5  # images that could not be read; all are in the JSON
 class DataPack:
     """Writes a data set as tar shards (WebDataset's layout) with an index, to be read as shards:OUT.
 
-    Images keep their bytes unless --short-side is given. What is finished lies in OUT.partial until all is there; the same
-    command goes on after an interruption. Nothing is overwritten.
+    Images keep their bytes unless --short-side is given. What is finished lies in OUT.partial until all is there;
+    the same command goes on after an interruption. Nothing is overwritten.
     """
 
     source: Positional[str]
@@ -30,7 +30,8 @@ class DataPack:
     out: Positional[Path]
     """Folder to write; it must not exist, or be empty."""
     short_side: int | None = None
-    """Resize images whose shorter side has more pixels to this many, as JPEGs of quality 95; others stay as they are."""
+    """Resize images whose shorter side has more pixels to this many, as JPEGs of quality 95; others stay as they
+    are."""
     shard_size: str = "256MB"
     """Largest shard, such as 256MB or 1GB."""
     keep_order: FlagCreatePairsOff[bool] = False

@@ -86,9 +86,7 @@ def train_data(
     if is_balanced and split.is_multilabel:
         raise ValueError("images with several labels cannot be drawn equally often by class; use --balance loss.")
     if is_balanced and is_large(split):
-        raise ValueError(
-            f"{len(split):,} images are too many to be drawn equally often by class; use --balance loss, which weighs them."
-        )
+        raise ValueError(f"{len(split):,} images are too many to be drawn equally often by class; use --balance loss.")
     order = order_of(split, seed, is_balanced=is_balanced)
     if not augment.randaugment_layers:
         found = _equal_pixels(split, augment, preprocessing, bad)

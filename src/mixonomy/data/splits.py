@@ -84,7 +84,7 @@ def joined_splits(first: Split, second: Split) -> Split:
     """
     if is_large(first) or is_large(second):
         raise ValueError(
-            f"train ({len(first):,} images) and val ({len(second):,}) are too many to be joined here; pack them as one split."
+            f"train ({len(first):,} images) and val ({len(second):,}) are too many to be joined; pack them as one split."
         )
     names = PackedStrings([*first.names, *second.names])
     if isinstance(first.labels, LazyLabels) or isinstance(second.labels, LazyLabels):
@@ -113,8 +113,8 @@ def hold_out(split: Split, share: float) -> tuple[Split, Split]:
     Images of a class that are the same file stay together, and go to the rest where they are too many to hold out: a
     model must not be scored on what it learned from. An image with several classes counts for the rarest of them.
 
-    Of shards with more than 2,097,152 images (`LARGE`) one image of every 1 / `share` is held out, by a fixed hash of the
-    place, and nothing is looked at: not classes, not names, not copies.
+    Of shards with more than 2,097,152 images (`LARGE`) one image of every 1 / `share` is held out, by a fixed hash of
+    the place, and nothing is looked at: not classes, not names, not copies.
 
     Raises:
       ValueError: if the split is too small to hold out anything.

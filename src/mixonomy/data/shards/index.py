@@ -55,8 +55,8 @@ class Index:
 
     Args:
       path: of its file.
-      about: what describes the whole: format, name, class_names, channels, imagenet_indices, splits (name -> first shard
-        and the one after the last), digest, is_packed (by `mixonomy data pack`).
+      about: what describes the whole: format, name, class_names, channels, imagenet_indices, splits (name -> first
+        shard and the one after the last), digest, is_packed (by `mixonomy data pack`).
       columns: see COLUMNS.
     """
 

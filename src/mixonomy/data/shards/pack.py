@@ -109,7 +109,8 @@ def pack(
     except OSError as error:
         if error.errno in FULL:
             raise ValueError(
-                f"the disk of {out} is full; what is finished is kept in {partial}: make room, and the same command goes on."
+                f"the disk of {out} is full; what is finished is kept in {partial}: make room, and the same command "
+                f"goes on."
             ) from None
         raise ValueError(f"cannot write to {out} ({error.strerror or error}); give another OUT.") from None
 

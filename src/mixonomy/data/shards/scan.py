@@ -155,8 +155,8 @@ def _samples(file: BinaryIO, shard: str) -> Iterator[_Sample]:
                 yield sample
             if key in seen:
                 raise ValueError(
-                    f"shard {shard} has the key {key!r} twice, in different places; the members of a sample must follow "
-                    f"each other and keys be there once."
+                    f"shard {shard} has the key {key!r} twice, in different places; the members of a sample must "
+                    f"follow each other and keys be there once."
                 )
             seen.add(key)
             sample = _Sample(key)
@@ -264,8 +264,8 @@ def _classes(
         class_names = class_names or tuple(str(number) for number in range(int(largest) + 1))
         if min(values) < 0 or int(largest) >= len(class_names):
             raise ValueError(
-                f"the labels of {where} go from {min(values)} to {largest}, and there are {len(class_names):,} class names; "
-                f"labels count from 0."
+                f"the labels of {where} go from {min(values)} to {largest}, and there are {len(class_names):,} class "
+                f"names; labels count from 0."
             )
         return class_names, [np.array(each["values"], dtype=np.int32) for each in found]
     if not class_names:

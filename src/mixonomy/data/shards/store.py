@@ -261,9 +261,7 @@ class RemoteStore:
                 raise ValueError(
                     f"reading {protocol}:// needs {package}, which is not installed; pip install 'mixonomy[remote]'."
                 ) from None
-            raise ValueError(
-                f"{self.root} cannot be opened ({error}); give s3://, gs://, https:// or a path."
-            ) from None
+            raise ValueError(f"{self.root} cannot be opened ({error}); give s3://, gs:// or https://.") from None
         self._folder = str(folder).rstrip("/")
         self._pool = ThreadPoolExecutor(2)
         self._ahead: dict[Range, tuple[Future[list[bytes | OSError]], int]] = {}

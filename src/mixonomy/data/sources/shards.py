@@ -127,7 +127,8 @@ def _packed(store: LocalStore | RemoteStore) -> Index | None:
         if size != expected:
             what = "was cut off" if size < expected else "is another file"
             raise ValueError(
-                f"shard {shard} {what}: it has {size:,} bytes and its index says {expected:,}; copy it again or pack again."
+                f"shard {shard} {what}: it has {size:,} bytes and its index says {expected:,}; copy it again or pack "
+                f"again."
             )
     return index
 
@@ -183,8 +184,8 @@ def _current(
     names = list(index.shard_names())
     if gone := [name for name in names if name not in sizes]:
         raise ValueError(
-            f"shard {gone[0]} of {store.root} is missing, and {path} says that it belongs there; copy it there, or remove "
-            f"that index to do without."
+            f"shard {gone[0]} of {store.root} is missing, and {path} says that it belongs there; copy it there, or "
+            f"remove that index to do without."
         )
     bounds = np.cumsum([0, *map(len, splits.values())]).tolist()
     as_now = {split: bounds[number : number + 2] for number, split in enumerate(splits)}
@@ -249,13 +250,9 @@ def _source(index: Index, store: LocalStore | RemoteStore) -> Source:
             splits[name] = Split(ShardImages(index, store, images), _labels(index, images), index.names(images))
     class_names = tuple(about["class_names"])
     if len(class_names) < 2:
-        raise ValueError(
-            f"{store.root} has images of one class only, {', '.join(class_names)!r}; a classifier needs two."
-        )
+        raise ValueError(f"{store.root} has images of one class only, {', '.join(class_names)!r}; give two or more.")
     skipped = about.get("unlabelled", 0)
-    notes = (
-        (f"{about['name']} has {skipped:,} images that are marked as having no label, left out.",) if skipped else ()
-    )
+    notes = (f"{about['name']} has {skipped:,} images marked as having no label, left out.",) if skipped else ()
     return Source(
         about["name"],
         class_names,
