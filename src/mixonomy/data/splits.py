@@ -84,7 +84,7 @@ def joined_splits(first: Split, second: Split) -> Split:
     """
     if is_large(first) or is_large(second):
         raise ValueError(
-            f"train ({len(first):,} images) and val ({len(second):,}) are too many to be joined; pack them as one split."
+            f"train ({len(first):,} images) and val ({len(second):,}) are too many to join; pack them as one split."
         )
     names = PackedStrings([*first.names, *second.names])
     if isinstance(first.labels, LazyLabels) or isinstance(second.labels, LazyLabels):

@@ -187,7 +187,7 @@ def _members(file: BinaryIO, shard: str) -> Iterator[tarfile.TarInfo]:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 yield member
-                tar.members = []  # which would keep every one
+                vars(tar)["members"].clear()  # which would keep every one
             file.seek(tar.offset)
             is_whole = file.read(BLOCK) == b"\0" * BLOCK  # `tarfile` stops at a damaged header, too, and says nothing
     except tarfile.TarError as error:
