@@ -9,6 +9,7 @@ Axes: S shards, N images, M labels of all images together.
 
 import hashlib
 import json
+import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -176,17 +177,17 @@ def open_index(path: Path) -> Index:
             if not 2 <= length <= size - 8:
                 raise ValueError("it has no header")
             header = json.loads(file.read(length))
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if hasattr(mmap, "MADV_RANDOM"):  # a page at a time: neighbours of an image that is wanted seldom are
+                mapped.madvise(mmap.MADV_RANDOM)
         about = json.loads(header.pop("__metadata__")[KEY])
         if about["format"] > FORMAT:
             raise NoIndex(f"{path} has format {about['format']}, this version reads up to {FORMAT}; update mixonomy.")
         end = 8 + length + max(entry["data_offsets"][1] for entry in header.values())
         if end != size:
             raise ValueError(f"it has {size:,} bytes and should have {end:,}")
-        content = np.memmap(path, dtype=np.uint8, mode="r")
         columns = {
-            name: np.asarray(content[8 + length + entry["data_offsets"][0] : 8 + length + entry["data_offsets"][1]])
-            .view(COLUMNS[name])
-            .reshape(entry["shape"])
+            name: np.frombuffer(mapped, COLUMNS[name], entry["shape"][0], 8 + length + entry["data_offsets"][0])
             for name, entry in header.items()
         }
     except NoIndex:

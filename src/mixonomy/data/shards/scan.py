@@ -118,7 +118,7 @@ def _scan_shard(
 ) -> tuple[Part, dict[str, Any]]:
     """The index of one shard, and what is to know of its labels: which classes they name, and how."""
     part = Part(shard, size)
-    stem, unlabelled, is_multilabel = shard.removesuffix(".tar"), 0, False
+    stem, unlabelled, is_multilabel, is_text = shard.removesuffix(".tar"), 0, False, False
     numbers: dict[Value, int] = {}
     for sample in _samples(file, shard):
         if sample.image is None:
@@ -130,6 +130,7 @@ def _scan_shard(
             unlabelled += 1
             continue
         values, is_list = found
+        is_text |= "cls" not in sample.side and not fields.keys() & {label_field, *LABEL_FIELDS}
         is_multilabel |= is_list
         part.blocks.append(start // BLOCK)
         part.lengths.append(length)
@@ -137,7 +138,7 @@ def _scan_shard(
         part.names.append(fields["name"] if is_packed and "name" in fields else f"{stem}/{sample.key}.{ending}")
         part.labels.append([numbers.setdefault(value, len(numbers)) for value in values])
     about = {"values": list(numbers), "images": len(part.names), "unlabelled": unlabelled}
-    return part, {**about, "is_multilabel": is_multilabel}
+    return part, {**about, "is_multilabel": is_multilabel, "is_text": is_text}
 
 
 def _samples(file: BinaryIO, shard: str) -> Iterator[_Sample]:
@@ -269,7 +270,7 @@ def _classes(
             )
         return class_names, [np.array(each["values"], dtype=np.int32) for each in found]
     if not class_names:
-        if len(values) > max(num_images // 2, 2):
+        if any(each["is_text"] for each in found) and len(values) > max(num_images // 2, 2):
             raise ValueError(
                 f"{where} has {len(values):,} different labels for {num_images:,} images, which look like captions; a "
                 f"classifier needs classes: a member cls, or json with a field label."
