@@ -1,10 +1,7 @@
 """Reading shards: each image is compared with its checksum, few files stay open, large sets are read by rules alone."""
 
-import json
 import os
 import pickle
-import time
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -26,7 +23,7 @@ from mixonomy.data import (
     train_data,
 )
 from mixonomy.data.shards import store
-from mixonomy.data.shards.index import COLUMNS, NAME, Index, NoIndex, open_index, write
+from mixonomy.data.shards.index import COLUMNS, NAME, NoIndex, open_index, write
 from mixonomy.data.shards.pack import Options, pack
 from mixonomy.data.shuffle import WindowedOrder
 from mixonomy.data.sources import lazy, shards
@@ -200,7 +197,7 @@ def test_what_goes_to_other_processes_is_small_and_opens_the_files_itself(packed
     assert len(images) < 2000 and contents(Split(pickle.loads(images), part.labels, part.names)) == contents(part)
 
 
-# Sets too large to look at: the same code with a smaller limit, and an index of 300 million images.
+# Sets too large to look at: the same code with a smaller limit. (tests/benchmarks has 300 million images.)
 
 
 @pytest.fixture
@@ -266,59 +263,6 @@ def test_several_labels_of_many_classes_stay_on_disk_and_are_read_alike(tmp_path
     assert np.array_equal(again.labels[30:], found.splits["train"].labels[:3])
     batch = first_batches(ours.train, 1, BadImages())[0]
     assert batch.labels.shape == (10, 6) and batch.labels.dtype == torch.bool
-
-
-def sparse_index(path, num_images: int, per_shard: int) -> Index:
-    """An index of so many images, in a file of holes: only what is written takes room."""
-    num_shards = num_images // per_shard
-    columns = {"shard_ends": np.arange(1, num_shards + 1, dtype=np.int64) * per_shard}
-    lengths = {name: num_images for name in ("blocks", "lengths", "checksums", "labels", "name_ends")}
-    lengths |= {"shard_ends": num_shards, "shard_bytes": num_shards, "shard_name_ends": num_shards}
-    lengths |= {"names": 12 * num_images, "shard_names": 16 * num_shards}
-    about = {
-        "name": "huge", "class_names": ["a", "b"], "channels": 3, "imagenet_indices": [], "is_multilabel": False,
-        "is_packed": False, "digest": "0" * 16, "splits": {"train": [0, num_shards]},
-    }  # fmt: skip
-    write(path, {name: (0, []) for name in COLUMNS if name in lengths}, about)
-    length = int.from_bytes(path.read_bytes()[:8], "little")
-    header = json.loads(path.read_bytes()[8 : 8 + length])
-    end, places = 0, {}
-    for name in (name for name in COLUMNS if name in lengths):
-        places[name], end = end, end + lengths[name] * np.dtype(COLUMNS[name]).itemsize
-        header[name] |= {"shape": [lengths[name]], "data_offsets": [places[name], end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.seek(8 + len(text) + places["shard_ends"])
-        file.write(columns["shard_ends"].data)
-        file.truncate(8 + len(text) + end)
-    return open_index(path)
-
-
-@pytest.mark.parametrize(("num_images", "per_shard"), [(300_000_000, 10_000), (3_000_000_000, 10_000)])
-def test_hundreds_of_millions_of_images_are_set_up_in_milliseconds_and_megabytes(tmp_path, num_images, per_shard):
-    path = tmp_path / NAME
-    sparse_index(path, num_images, per_shard)
-    shards._source(open_index(path), store.LocalStore(str(tmp_path)))  # what is imported once
-    test = toy().splits["val"]
-
-    def set_up_and_take_a_batch():
-        source = shards._source(open_index(path), store.LocalStore(str(tmp_path)))
-        plan = plan_splits(Source("huge", source.class_names, {**source.splits, "test": test}), 0.001)
-        visits = loading.order_of(plan.train, 0).at(7 * num_images // 3, 4096)
-        wanted = plan.train.images.images._ranges(plan.train.images.indices[visits.indices])
-        assert len(wanted) == len(plan.train.labels[visits.indices]) == 4096 and source.digest()
-        assert len(plan.train) == num_images - num_images // 1000 and plan.val is not None
-
-    start = time.process_time()  # not the clock: others may use the machine
-    set_up_and_take_a_batch()
-    assert time.process_time() - start < 1.0
-    tracemalloc.start()
-    set_up_and_take_a_batch()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 8 * 2**20
 
 
 def test_an_index_of_nothing_opens_and_what_is_none_does_not(tmp_path):

@@ -135,28 +135,34 @@ def write(path: Path, columns: dict[str, tuple[int, Iterable[NDArray[Any]]]], ab
     Raises:
       OSError: if it cannot be written.
     """
-    header: dict[str, Any] = {"__metadata__": {KEY: json.dumps({"format": FORMAT, **about})}}
-    end = 0
-    for name in (name for name in COLUMNS if name in columns):
-        start, end = end, end + columns[name][0] * np.dtype(COLUMNS[name]).itemsize
-        dtype = SAFETENSORS_TYPES[COLUMNS[name]]
-        header[name] = {"dtype": dtype, "shape": [columns[name][0]], "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    text, end = header({name: length for name, (length, _) in columns.items()}, about)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
+            file.write(text)
             for name in (name for name in COLUMNS if name in columns):
                 for array in columns[name][1]:
                     assert array.dtype == np.dtype(COLUMNS[name]), f"{name} is {array.dtype}"
                     file.write(np.ascontiguousarray(array).data)
-            assert file.tell() == 8 + len(text) + end, "the columns are not as long as was said"
+            assert file.tell() == len(text) + end, "the columns are not as long as was said"
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def header(lengths: dict[str, int], about: dict[str, Any]) -> tuple[bytes, int]:
+    """The beginning of a file of columns of these lengths, and how many bytes follow it."""
+    content: dict[str, Any] = {"__metadata__": {KEY: json.dumps({"format": FORMAT, **about})}}
+    end = 0
+    for name in (name for name in COLUMNS if name in lengths):
+        start, end = end, end + lengths[name] * np.dtype(COLUMNS[name]).itemsize
+        dtype = SAFETENSORS_TYPES[COLUMNS[name]]
+        content[name] = {"dtype": dtype, "shape": [lengths[name]], "data_offsets": [start, end]}
+    text = json.dumps(content).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, end
 
 
 def write_part(path: Path, part: Part, about: dict[str, Any]) -> None:
