@@ -1,4 +1,4 @@
-"""Shards at scale: the cost of an index and an order of hundreds of millions of images, and the script that measures."""
+"""Shards at scale: the cost of an index and an order of hundreds of millions of images, and the script itself."""
 
 import os
 import subprocess
