@@ -200,6 +200,44 @@ PLAIN = {
             Column("n", "n"),
         ),
     ),
+    # Writing shards, and reading them from a cold disk.
+    "shards": Plain(
+        "shards",
+        ("images_per_s",),
+        (
+            Column("what", "model"),
+            DATA,
+            Column("images/s", "images_per_s", ",.0f", with_spread=True),
+            Column("MB/s", "bytes_per_s", ",.1f", 1e-6),
+            Column("larger than the images, %", "overhead", ".1f", 100),
+            Column("repetitions", "n"),
+        ),
+    ),
+    "shards_memory": Plain(
+        "shards",
+        ("early_bytes",),
+        (
+            Column("what", "model"),
+            DATA,
+            Column("memory early, MB", "early_bytes", ",.0f", 1e-6),
+            Column("late, MB", "late_bytes", ",.0f", 1e-6),
+            Column("at most, MB", "peak_bytes", ",.0f", 1e-6),
+        ),
+    ),
+    # An index and an order of very many images.
+    "shards_scale": Plain(
+        "shards",
+        ("set_up_s",),
+        (
+            DATA,
+            Column("open, divide, order: ms", "set_up_s", ",.2f", 1e3, with_spread=True),
+            Column("order of a batch of 4,096: ms", "order_s", ",.2f", 1e3, with_spread=True),
+            Column("with places and labels: ms", "batch_s", ",.1f", 1e3, with_spread=True),
+            Column("memory, MB", "peak_bytes", ",.2f", 1e-6),
+            Column("index, GB", "index_bytes", ",.1f", 1e-9),
+            Column("bytes per image", "index_bytes_per_image", ",.0f"),
+        ),
+    ),
     # What was scored from scratch in how many CPU minutes.
     "imagenette": Plain(
         "imagenette",
