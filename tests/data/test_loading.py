@@ -7,6 +7,7 @@ import gc
 import io
 import os
 import signal
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -241,3 +242,16 @@ def own_bytes() -> int:
 def test_garbage_collection_in_a_worker_copies_nothing_of_its_parent():
     loader = DataLoader(Collecting(), batch_size=None, sampler=[0], collate_fn=None, **worker_options(1))
     assert next(iter(loader)) < 16 * 2**20  # what these tests import is several times that
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
+def test_parent_of_workers_collects_no_garbage_among_what_they_share(monkeypatch):
+    monkeypatch.setattr(loading, "MEMORY_BYTES", 0)
+    split = png_split()
+    assert gc.get_freeze_count() == 0
+    with closing(open_(Augment(), split, workers=1).batches(0, 6)) as batches:
+        next(batches)
+        frozen = gc.get_freeze_count()
+        list(EvalData(split, PREPROCESSING, workers=1).batches())  # another loader, which ends before
+        assert gc.get_freeze_count() == frozen > 0
+    assert gc.get_freeze_count() == 0

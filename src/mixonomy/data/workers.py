@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -38,10 +39,25 @@ def worker_options(workers: int) -> dict[str, Any]:
 
 def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
-    # A full garbage collection writes into every object that it looks at, and so copies all that the parent had made
-    # (100 MB and more); these objects live as long as the worker, and need not be looked at.
     gc.freeze()
     devices.prepare(torch.device("cpu"))
+
+
+@contextmanager
+def _left_alone() -> Iterator[None]:
+    """Leaves all objects that there are now out of garbage collections, until the end.
+
+    A full collection writes into every object that it looks at. In a process that shares its memory with others since
+    they began as its copy, that copies every page with an object: about 100 MB, in each that collects.
+    """
+    if gc.get_freeze_count():  # by another loader, or by the caller's program; not ours to end
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def alive(
@@ -55,7 +71,8 @@ def alive(
       ValueError: if one of them was ended from outside.
     """
     try:
-        yield from loader
+        with _left_alone() if loader.num_workers else nullcontext():
+            yield from loader
     except RuntimeError as error:  # torch has no type of its own for this
         if "DataLoader worker" not in str(error):
             raise
