@@ -84,11 +84,12 @@ def write_photographs(folder: Path, count: int, root: str | None) -> None:
     for i in range(count):
         (image, name), (box, is_mirrored) = pool[i % len(pool)], ways[i // len(pool)]
         pixels = Image.open(io.BytesIO(image)).convert("RGB")
-        edges = [edge * side for edge, side in zip(box, (*pixels.size, *pixels.size), strict=True)]
-        pixels = pixels.resize(SIZE, Image.Resampling.BICUBIC, box=tuple(edges))
+        (left, top, right, bottom), (wide, high) = box, pixels.size
+        edges = (left * wide, top * high, right * wide, bottom * high)
+        pixels = pixels.resize(SIZE, Image.Resampling.BICUBIC, box=edges)
         pixels = ImageOps.mirror(pixels) if is_mirrored else pixels
-        top, left = i % height, i % width
-        pixels = ImageChops.add(pixels, grain.crop((left, top, left + width, top + height)), offset=-128)
+        y, x = i % height, i % width
+        pixels = ImageChops.add(pixels, grain.crop((x, y, x + width, y + height)), offset=-128)
         pixels.save(folder / name / f"{i:06d}.jpg", quality=90)
 
 

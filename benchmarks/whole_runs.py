@@ -41,7 +41,7 @@ from rows import RESULTS, Row, append, make_row, origin
 # Data -> (test top-1 to reach, epochs of the schedule, channels).
 TARGETS = {"digits": (0.90, 4, 1), "fashion-mnist": (0.90, 4, 1), "cifar10": (0.80, 8, 3)}
 SETTINGS = ("ours", "timm, Muon", "timm, AdamW")
-ADAMW = {"lr": 2e-3, "weight_decay": 0.05}
+ADAMW: dict[str, Any] = {"lr": 2e-3, "weight_decay": 0.05}
 TURN_S = 20.0
 
 
@@ -79,22 +79,23 @@ def train_ours(name: str, prefix: Path, out: Path) -> None:
 
 def train_timm(name: str, prefix: Path, out: Path, optimizer_name: str) -> None:
     """Notes the scores as ours does."""
-    from timm.data import create_loader
-    from timm.loss import LabelSmoothingCrossEntropy
-    from timm.optim import create_optimizer_v2
-    from timm.scheduler import create_scheduler_v2
+    from timm.data.loader import create_loader
+    from timm.loss.cross_entropy import LabelSmoothingCrossEntropy
+    from timm.optim._optim_factory import create_optimizer_v2
+    from timm.scheduler.scheduler_factory import create_scheduler_v2
     from torchvision.transforms import Compose, Normalize, RandomCrop, RandomHorizontalFlip, ToTensor
 
     recipe, (_, epochs, channels) = recipe_of(name, prefix), TARGETS[name]
     torch.manual_seed(recipe.seed)
-    size = (recipe.image_size, recipe.image_size)
     assert recipe.augment is not None and isinstance(recipe.image_size, int)
+    size = (recipe.image_size, recipe.image_size)
     model = timm_twin(create_from(recipe.model, num_classes=10, image_size=size, in_channels=channels))
-    loaders = {}
+    loaders: dict[str, Any] = {}
     for split in ("train", "val"):
         is_training = split == "train"
+        images: Any = _Images(Path(f"{prefix}_{split}.parquet"))  # timm names its own classes, and takes any
         loaders[split] = create_loader(
-            _Images(Path(f"{prefix}_{split}.parquet")),
+            images,
             (channels, *size),
             recipe.batch_size if is_training else 500,
             is_training=is_training,
@@ -104,7 +105,7 @@ def train_timm(name: str, prefix: Path, out: Path, optimizer_name: str) -> None:
         )
         crops = [RandomCrop(recipe.image_size, padding=recipe.augment.pad), RandomHorizontalFlip()]
         plain = [ToTensor(), Normalize(0.5, 0.5)]
-        loaders[split].dataset.transform = Compose([*crops, *plain] if is_training else plain)
+        images.transform = Compose([*crops, *plain] if is_training else plain)
     if optimizer_name == "Muon":
         lr, rest_lr = recipe.optim.lr, recipe.optim.rest_lr
         assert lr is not None and rest_lr is not None, "the recipes give both"
@@ -118,6 +119,7 @@ def train_timm(name: str, prefix: Path, out: Path, optimizer_name: str) -> None:
         optimizer, "poly", num_epochs=epochs, decay_rate=1.0, warmup_epochs=1, warmup_prefix=False,
         step_on_epochs=False, updates_per_epoch=steps,
     )  # fmt: skip
+    assert scheduler is not None
     loss_of = LabelSmoothingCrossEntropy(recipe.label_smoothing)
     out.mkdir(parents=True, exist_ok=True)
     for epoch in range(epochs):
