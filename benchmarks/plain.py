@@ -238,6 +238,41 @@ PLAIN = {
             Column("bytes per image", "index_bytes_per_image", ",.0f"),
         ),
     ),
+    # Pre-trained weights beside fresh ones on other data: on frozen features, and fine-tuned.
+    "transfer_frozen": Plain(
+        "transfer",
+        ("linear_top1",),
+        (
+            DATA,
+            Column("features", "model"),
+            *(
+                Column(f"{shots}-shot, %", f"ridge_{shots}shot", ".1f", 100, with_spread=True)
+                for shots in (1, 5, 10, 25)
+            ),
+            Column("linear, %", "linear_top1", ".1f", 100),
+            Column("kNN, %", "knn_top1", ".1f", 100),
+        ),
+    ),
+    "transfer": Plain(
+        "transfer",
+        ("top1",),
+        (
+            DATA,
+            Column("start and optimizer, or size", "model"),
+            Column("test top-1, %", "top1", ".1f", 100, with_spread=True),
+            Column("n", "n"),
+        ),
+    ),
+    "transfer_small": Plain(
+        "transfer",
+        ("val_top1",),
+        (
+            DATA,
+            Column("recipe", "model"),
+            Column("validation top-1, %", "val_top1", ".1f", 100, with_spread=True),
+            Column("n", "n"),
+        ),
+    ),
     # What was scored from scratch in how many CPU minutes.
     "imagenette": Plain(
         "imagenette",

@@ -242,14 +242,18 @@ def frozen(start: Start, size: Size) -> Iterator[Row]:
                 train_images=task.train_images,
             )
             assert found.linear is not None and found.knn is not None, "both were asked for"
-            values = {"linear_top1": found.linear.top1, "knn_top1": found.knn}
-            about: dict[str, Any] = {"study": "transfer", "model": f"{name}, frozen", "data": task.name}
+            about: dict[str, Any] = {
+                "study": "transfer",
+                "model": f"{name}, frozen",
+                "data": task.name,
+                "unit": "share",
+            }
             for few in found.few_shot:
                 short = f"{few.num_short} classes have fewer images" if few.num_short else None
-                metric = {"metric": f"ridge_{few.shots}shot", "unit": "share"}
-                yield make_row(origin(), **about, **metric, value=few.mean, spread=few.std, n=len(few.top1), note=short)
-            for metric, value in values.items():
-                yield make_row(origin(), **about, metric=metric, value=value, unit="share")
+                over = {"spread": few.std, "n": len(few.top1), "note": short}
+                yield make_row(origin(), **{**about, **over}, metric=f"ridge_{few.shots}shot", value=few.mean)
+            yield make_row(origin(), **about, metric="linear_top1", value=found.linear.top1)
+            yield make_row(origin(), **about, metric="knn_top1", value=found.knn)
 
 
 JOBS: dict[str, Callable[[Start, Size], Iterator[Job]]] = {"tune": tune, "resolution": resolution, "small": small}
