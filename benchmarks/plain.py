@@ -166,7 +166,7 @@ PLAIN = {
             MEMORY,
         ),
     ),
-    # Commands on many files: time, and what memory they held early, late and at most.
+    # Commands on many files: time, and what memory they held in the first epoch, the second, the last, and at most.
     "memory": Plain(
         "memory",
         ("seconds", "early_bytes"),
@@ -176,8 +176,66 @@ PLAIN = {
             Column("s", "seconds"),
             Column("images/s", "images_per_s", ",.0f"),
             Column("memory early, MB", "early_bytes", ",.0f", 1e-6),
+            Column("second epoch, MB", "second_bytes", ",.0f", 1e-6),
             Column("late, MB", "late_bytes", ",.0f", 1e-6),
             Column("at most, MB", "peak_bytes", ",.0f", 1e-6),
+        ),
+    ),
+    # How long a command takes to begin.
+    "start": Plain(
+        "start",
+        ("start_s",),
+        (Column("command", "model"), DATA, Column("s", "start_s", ".2f", with_spread=True), Column("times", "n")),
+    ),
+    # A processor's seconds until an accuracy was reached.
+    "whole_runs": Plain(
+        "whole_runs",
+        ("core_s",),
+        (
+            DATA,
+            Column("trained by", "model"),
+            Column("core seconds to reach it", "core_s", ",.0f"),
+            Column("of an epoch", "core_s_per_epoch", ",.0f"),
+            Column("last test top-1, %", "top1", ".2f", 100),
+            Column("n", "n"),
+        ),
+    ),
+    # Writing shards, and reading them from a cold disk.
+    "shards": Plain(
+        "shards",
+        ("images_per_s",),
+        (
+            Column("what", "model"),
+            DATA,
+            Column("images/s", "images_per_s", ",.0f", with_spread=True),
+            Column("MB/s", "bytes_per_s", ",.1f", 1e-6),
+            Column("larger than the images, %", "overhead", ".1f", 100),
+            Column("repetitions", "n"),
+        ),
+    ),
+    "shards_memory": Plain(
+        "shards",
+        ("early_bytes",),
+        (
+            Column("what", "model"),
+            DATA,
+            Column("memory early, MB", "early_bytes", ",.0f", 1e-6),
+            Column("late, MB", "late_bytes", ",.0f", 1e-6),
+            Column("at most, MB", "peak_bytes", ",.0f", 1e-6),
+        ),
+    ),
+    # An index and an order of very many images.
+    "shards_scale": Plain(
+        "shards",
+        ("set_up_s",),
+        (
+            DATA,
+            Column("open, divide, order: ms", "set_up_s", ",.2f", 1e3, with_spread=True),
+            Column("order of a batch of 4,096: ms", "order_s", ",.2f", 1e3, with_spread=True),
+            Column("with places and labels: ms", "batch_s", ",.1f", 1e3, with_spread=True),
+            Column("memory, MB", "peak_bytes", ",.2f", 1e-6),
+            Column("index, GB", "index_bytes", ",.1f", 1e-9),
+            Column("bytes per image", "index_bytes_per_image", ",.0f"),
         ),
     ),
     # Pre-trained weights beside fresh ones on other data: on frozen features, and fine-tuned.

@@ -256,7 +256,7 @@ def test_compiled_run_computes_the_same(tmp_path):
 
 
 def test_compile_without_a_compiler_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_state.shutil, "which", lambda name: None)
+    monkeypatch.setattr(train_state.devices, "has_compiler", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="needs a C\\+\\+ compiler"):
         train(tiny(compile=True), tmp_path)

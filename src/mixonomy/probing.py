@@ -138,7 +138,8 @@ def _held_out(split: data.Split, train: Features) -> tuple[Features, Features]:
     """Training features without, and those of, the images that a training run would hold out."""
     rest, held_out = data.hold_out(split, HELD_OUT)
     assert isinstance(rest.images, Picked) and isinstance(held_out.images, Picked), "what hold_out returns"
-    return train.of_images(rest.images.indices), train.of_images(held_out.images.indices)
+    without, with_them = (part.indices[np.arange(len(part))] for part in (rest.images, held_out.images))
+    return train.of_images(without), train.of_images(with_them)
 
 
 def _notes(scores: Sequence[FewShot], counts: NDArray[np.int64], bad: data.BadImages) -> Iterator[str]:

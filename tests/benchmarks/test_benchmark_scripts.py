@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import memory
 import muon
 import ridge
 import rows
@@ -58,6 +59,25 @@ def test_curves_quick_writes_points_of_every_sweep(tmp_path):
         "batch: Mixer",
     }
     assert all(row["value"] > 0 for row in found)
+
+
+@pytest.mark.slow
+def test_whole_runs_charge_each_setting_with_its_own_time(tmp_path):
+    options = ("--data", "digits", "--settings", "ours", "timm, AdamW", "--runs", str(tmp_path / "runs"))
+    done = call(sys.executable, "benchmarks/whole_runs.py", *options, "--results", str(tmp_path / "rows.jsonl"))
+    assert done.returncode == 0, done.stderr
+    found = rows.read(tmp_path / "rows.jsonl")
+    per_epoch = {row["model"]: row["value"] for row in found if row["metric"] == "core_s_per_epoch"}
+    assert set(per_epoch) == {"ours", "timm, AdamW"} and all(seconds > 0 for seconds in per_epoch.values())
+    assert {row["note"] for row in found if row["metric"] == "core_s"} == {"schedule of 4 epochs, not reached"}
+
+
+@pytest.mark.slow
+def test_start_times_each_command(tmp_path):
+    options = ("--data", "digits", "--times", "2", "--results", str(tmp_path / "rows.jsonl"))
+    done = call(sys.executable, "benchmarks/start.py", *options)
+    assert done.returncode == 0, done.stderr
+    assert [row["model"] for row in rows.read(tmp_path / "rows.jsonl")] == ["mixonomy train", "mixonomy predict"]
 
 
 def test_a_setting_without_a_turn_keeps_one_row_that_says_why():
@@ -123,3 +143,56 @@ def test_ridge_is_checked_and_timed_in_both_forms(num_images, monkeypatch):
     found = ridge.measure(num_images, 16, 4)
     assert list(found) == ["fit_s", "fit_cpu_s", "score_s", "score_cpu_s", "peak_memory_bytes"]
     assert all(value > 0 for value in found.values())
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells")
+def test_memory_counts_what_is_a_process_and_its_childs_own_and_no_mapped_files(tmp_path):
+    (tmp_path / "file").write_bytes(b"x" * 64_000_000)
+    program = (
+        "import mmap, os, sys\n"
+        "kind = sys.argv[1]\n"
+        "if kind == 'file':\n"
+        "    kept = mmap.mmap(os.open('file', os.O_RDONLY), 0, prot=mmap.PROT_READ)\n"
+        "    seen = sum(kept[::4096])\n"
+        "elif kind == 'own':\n"
+        "    kept = b'x' * 64_000_000\n"
+        "child = os.fork()\n"  # which shares what there is
+        "if child: print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+
+    def held(kind):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, kind], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        with process:  # closing its input ends both
+            process.stdout.readline()
+            return memory.memory_bytes(process.pid)
+
+    nothing = held("nothing")
+    assert abs(held("file") - nothing) < 8_000_000
+    assert abs(held("own") - nothing - 64_000_000) < 8_000_000
+
+
+@pytest.mark.slow
+def test_memory_measures_training_and_checking(tmp_path):
+    root = ROOT.parent / "shared" / "data"
+    if not (root / "cifar100_train.parquet").is_file():
+        pytest.skip(f"no real images in {root}")
+    options = (
+        "--files",
+        "600",
+        "--data-root",
+        str(root),
+        "--epochs",
+        "3",
+        "--workers",
+        "1",
+        "--results",
+        str(tmp_path / "memory.jsonl"),
+    )
+    done = call(sys.executable, "benchmarks/memory.py", *options)
+    assert done.returncode == 0, done.stderr
+    found = {(row["model"], row["metric"]): row["value"] for row in rows.read(tmp_path / "memory.jsonl")}
+    assert 0 < found["train, 3 epochs", "early_bytes"] <= found["train, 3 epochs", "peak_bytes"]
+    assert found["data check", "copies"] < 10

@@ -23,7 +23,7 @@ from PIL import Image, ImageOps
 
 from mixonomy import devices
 from mixonomy.bench import turns
-from mixonomy.bench.loaders import LOADERS, Case, split_of
+from mixonomy.bench.loaders import LOADERS, OUR_SHARDS, Case, split_of
 from mixonomy.bench.turns import Measured, Turn
 from mixonomy.data import Split, stream
 from mixonomy.data.augment import CROP, CROP_RATIO, DEFAULT_MIN_AREA
@@ -37,6 +37,7 @@ LIMIT = "decode + crop alone"
 DEFAULT = "torchvision"
 BACKENDS = {
     turns.OURS: "TorchCodec, batches in shared memory",
+    OUR_SHARDS: "the same, from tar files by their index",
     "torchvision": "ImageFolder, Pillow, DataLoader",
     "timm": "ImageDataset, Pillow, create_loader",
     "webdataset": "tar files, Pillow, WebLoader",
@@ -141,7 +142,7 @@ def measure(case: Case, setting: str) -> Turn:
     """One turn of one setting, after a warm-up of one repetition; the first batch's seconds are those of the start."""
     if setting == LIMIT:
         return _measure_limit(case)
-    if setting == turns.OURS:
+    if setting in (turns.OURS, OUR_SHARDS):
         devices.prepare(torch.device("cpu"))  # as `mixonomy train` does
     batches = LOADERS[setting](case, max(PASS // case.num_images, 1))
     first_s = turns.seconds_of(lambda: next(batches))

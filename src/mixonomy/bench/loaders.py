@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from mixonomy.bench import turns
-from mixonomy.data import BadImages, Split, open_source, stream
+from mixonomy.data import BadImages, Split, open_source
 from mixonomy.data.augment import DEFAULT_MIN_AREA
-from mixonomy.data.loading import WorkerData
+from mixonomy.data.loading import WorkerData, order_of
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.recipe import Augment
 
 LAYERS, MAGNITUDE = 2, 15  # of RandAugment, as the paper's ImageNet runs
+OUR_SHARDS = f"{turns.OURS} (shards)"
 LAP = 8  # batches of one timed repetition
 
 Batches = Iterator[tuple[Tensor, Tensor]]
@@ -52,12 +53,20 @@ class Case:
 
 
 def our_batches(case: Case, passes: int) -> Batches:
-    """As `mixonomy train` makes them, without an end."""
-    split = split_of(case)
+    """As `mixonomy train` makes them from files, without an end."""
+    return _our_batches(case, split_of(case))
+
+
+def our_shard_batches(case: Case, passes: int) -> Batches:
+    """As `mixonomy train` makes them from the same tar files that webdataset reads."""
+    return _our_batches(case, open_source(f"shards:{case.folder}/shards").splits["train"])
+
+
+def _our_batches(case: Case, split: Split) -> Batches:
     layers, magnitude = (LAYERS, MAGNITUDE) if case.has_randaugment else (0, None)
     augment = Augment(crop="inception", flip=True, randaugment_layers=layers, randaugment_magnitude=magnitude)
-    preprocessing, order = Preprocessing((case.image_size, case.image_size)), stream.Order(0, len(split))
-    data = WorkerData(split, augment, preprocessing, order, case.workers, BadImages())
+    preprocessing = Preprocessing((case.image_size, case.image_size))
+    data = WorkerData(split, augment, preprocessing, order_of(split, 0), case.workers, BadImages())
     for batch in data.batches(0, case.batch_size):
         yield batch.images, batch.labels
 
@@ -120,6 +129,7 @@ def webdataset_batches(case: Case, passes: int) -> Batches:
 
 LOADERS: dict[str, Callable[[Case, int], Batches]] = {
     turns.OURS: our_batches,
+    OUR_SHARDS: our_shard_batches,
     "torchvision": torchvision_batches,
     "timm": timm_batches,
     "webdataset": webdataset_batches,

@@ -18,7 +18,7 @@ AGAINST = "torchvision,timm,webdataset"
 @dataclass(frozen=True)
 class BenchData:
     """Measures the input pipeline for image files, as `mixonomy train` runs it and others': decoding, random crop and
-    flip, without a model. The limit is decoding and cutting alone, in as many processes."""
+    flip, without a model; ours also from tar files. The limit is decoding and cutting alone, in as many processes."""
 
     source: Positional[str | None] = None
     """SOURCE of training images, as for train; made-up JPEGs of 500 x 375 pixels if not given."""
@@ -58,7 +58,8 @@ def main(argv: list[str]) -> int:
     from mixonomy.bench.image_files import prepared
     from mixonomy.data import default_workers, open_source
 
-    libraries = {name: "ours" if name in (turns.OURS, data.LIMIT) else name for name in data.SETTINGS}
+    own = (turns.OURS, data.OUR_SHARDS, data.LIMIT)
+    libraries = {name: "ours" if name in own else name for name in data.SETTINGS}
     settings = chosen(options.against, libraries)
     people = sys.stderr if options.json else sys.stdout
     source = open_source(options.source, options.data_root) if options.source else None
@@ -95,6 +96,6 @@ def main(argv: list[str]) -> int:
             "decoder_difference": found.decoder_difference,
         }
         limit = {"limit_images_per_s": numbers[data.LIMIT]["images_per_s"]}
-        peers = {name: each for name, each in numbers.items() if name not in (turns.OURS, data.LIMIT)}
-        print(json.dumps(about | numbers[turns.OURS] | limit | {"peers": peers}))
+        peers = {name: each for name, each in numbers.items() if name not in own}
+        print(json.dumps(about | numbers[turns.OURS] | limit | {"shards": numbers[data.OUR_SHARDS], "peers": peers}))
     return 0

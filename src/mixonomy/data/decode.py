@@ -27,6 +27,7 @@ MIN_SPARE = 1.5
 TURNED = 5  # EXIF orientations from here on swap height and width
 FRAMES = {marker for marker in range(0xC0, 0xD0) if marker not in (0xC4, 0xC8, 0xCC)}  # JPEG's "start of frame"
 WHITE = 255  # what shows through where an image is transparent
+HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 NO_HEIC = "HEIC needs the library libheif: `apt install libheif1` or `brew install libheif`, or save it as JPEG"
 # What Pillow's decoders raise for damaged files; AVIF's raises RuntimeError.
 DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, Image.DecompressionBombError)
@@ -133,6 +134,24 @@ def jpeg_size(image: bytes) -> tuple[int, int] | None:
             )
         place += 2 + int.from_bytes(image[place + 2 : place + 4], "big")
     return None
+
+
+def file_ending(image: bytes) -> str:
+    """What the name of an image file should end in, such as "jpg", by its first bytes; its pixels are not decoded.
+
+    Raises:
+      ValueError: if it is no image.
+    """
+    if image[:3] == b"\xff\xd8\xff":
+        return "jpg"
+    if image[4:8] == b"ftyp" and image[8:12] in HEIC_BRANDS:  # which Pillow does not know
+        return "heic"
+    header = _header(image) if image else None
+    if header is None:
+        raise ValueError(f"not a readable image ({'no known format' if image else 'an empty file'})")
+    with header:
+        form = (header.format or "").lower()
+    return {"jpeg": "jpg", "mpo": "jpg", "jpeg2000": "jp2"}.get(form, form)
 
 
 def _cut(pixels: Tensor, box: Box) -> Tensor:

@@ -5,6 +5,7 @@ Axes: B images in a batch, N images, c image channels, H and W pixels.
 
 import importlib
 import itertools
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from mixonomy.data import stream
 from mixonomy.data.augment import augment_batch
 from mixonomy.data.bad_images import BadImage, BadImages
 from mixonomy.data.decode import decode
+from mixonomy.data.shuffle import SampleOrder, WindowedOrder
 from mixonomy.data.sources import Split
-from mixonomy.data.sources.base import Labels
+from mixonomy.data.sources.base import Labels, are_in_sequence, read_ahead
+from mixonomy.data.splits import is_large
 from mixonomy.data.transforms import TrainTransform, enlarged, evaluation_crop
 from mixonomy.data.workers import PREFETCH, alive, default_workers, shared_memory, worker_options
 from mixonomy.preprocessing import Preprocessing
@@ -82,13 +85,24 @@ def train_data(
     bad = BadImages() if bad is None else bad
     if is_balanced and split.is_multilabel:
         raise ValueError("images with several labels cannot be drawn equally often by class; use --balance loss.")
-    order = stream.Order(seed, len(split), split.labels.astype(np.int64) if is_balanced else None)
+    if is_balanced and is_large(split):
+        raise ValueError(f"{len(split):,} images are too many to be drawn equally often by class; use --balance loss.")
+    order = order_of(split, seed, is_balanced=is_balanced)
     if not augment.randaugment_layers:
         found = _equal_pixels(split, augment, preprocessing, bad)
         if found is not None:
             pixels, is_readable = found
             return InMemoryData(pixels.to(device), is_readable, split, augment, preprocessing, order)
     return WorkerData(split, augment, preprocessing, order, workers, bad)
+
+
+def order_of(split: Split, seed: int, *, is_balanced: bool = False) -> SampleOrder:
+    """The order in which training sees the samples: of shards one that reads mostly in sequence."""
+    if is_balanced:
+        return stream.Order(seed, len(split), split.labels.astype(np.int64))
+    if are_in_sequence(split.images):
+        return WindowedOrder(seed, len(split))
+    return stream.Order(seed, len(split))
 
 
 def read_image(split: Split, index: int, channels: int) -> Tensor | BadImage:
@@ -122,9 +136,9 @@ class InMemoryData:
         split: Split,
         augment: "Augment",
         preprocessing: Preprocessing,
-        order: stream.Order,
+        order: SampleOrder,
     ):
-        self.pixels, self.labels = pixels, torch.from_numpy(split.labels).to(pixels.device)
+        self.pixels, self.labels = pixels, torch.from_numpy(np.array(split.labels)).to(pixels.device)
         self.is_readable, self.order = is_readable, order
         self.augment, self.image_size = augment, preprocessing.image_size
 
@@ -154,7 +168,7 @@ class WorkerData:
         split: Split,
         augment: "Augment",
         preprocessing: Preprocessing,
-        order: stream.Order,
+        order: SampleOrder,
         workers: int,
         bad: BadImages,
     ):
@@ -168,7 +182,7 @@ class WorkerData:
         num_slots = self.workers * PREFETCH + 1
         slots = shared_memory((num_slots, batch_size, *self.image_shape), self.workers)
         samples = _TrainSamples(self.split, self.transform, slots)
-        visits = _Visits(self.order, position, batch_size, num_slots)
+        visits = _Visits(self.order, position, batch_size, num_slots, max(self.workers, 1))
         importlib.import_module("torchcodec.decoders")  # here once, not in each worker
         # A batch is one item: it is put together where its images are decoded.
         options = worker_options(self.workers)
@@ -195,8 +209,10 @@ class _TrainSamples(Dataset):
     transform: TrainTransform
     slots: Tensor  # uint8 [slots, B, c, H, W]
 
-    def __getitem__(self, task: tuple[int, stream.Visits]) -> _Made:
-        slot, visits = task
+    def __getitem__(self, task: tuple[int, stream.Visits, NDArray[np.int64]]) -> _Made:
+        slot, visits, next_indices = task
+        read_ahead(self.split.images, visits.indices)  # those that the task before did not announce, such as the first
+        read_ahead(self.split.images, next_indices)
         images = self.slots[slot].numpy()
         good, bad = [], []
         draws = self.transform.draws(visits.keys)
@@ -211,16 +227,23 @@ class _TrainSamples(Dataset):
 
 @dataclass(frozen=True)
 class _Visits:
-    """An endless sampler of batches, each with the slot of shared memory that it goes into."""
+    """An endless sampler of batches, each with the slot of shared memory that it goes into.
 
-    order: stream.Order
+    With each goes what the same worker is asked for next, since they take turns.
+    """
+
+    order: SampleOrder
     position: int
     batch_size: int
     num_slots: int
+    turns: int
 
-    def __iter__(self) -> Iterator[tuple[int, stream.Visits]]:
+    def __iter__(self) -> Iterator[tuple[int, stream.Visits, NDArray[np.int64]]]:
+        known: deque[stream.Visits] = deque()
         for number in itertools.count():
-            yield number % self.num_slots, self.order.at(self.position + number * self.batch_size, self.batch_size)
+            while len(known) <= self.turns:
+                known.append(self.order.at(self.position + (number + len(known)) * self.batch_size, self.batch_size))
+            yield number % self.num_slots, known.popleft(), known[-1].indices
 
 
 class EvalData:
@@ -248,15 +271,15 @@ class EvalData:
         Raises:
           ValueError: if an image cannot be read and that is an error, or none can be read.
         """
-        labels = torch.from_numpy(self.split.labels)
+        labels = self.split.labels
         height, width = self.preprocessing.image_size
         if len(self) * self.preprocessing.channels * height * width <= MEMORY_BYTES:
             if self._pixels is None:
-                pixels, is_readable = _in_threads(self._one, len(self), self.bad)
+                pixels, is_readable = _in_threads(self._one, self.split, self.bad)
                 self._indices = torch.from_numpy(np.flatnonzero(is_readable))
                 self._pixels = pixels if is_readable.all() else pixels[self._indices]
             for images, indices in zip(self._pixels.split(EVAL_BATCH), self._indices.split(EVAL_BATCH), strict=True):
-                yield images, labels[indices], indices
+                yield images, torch.from_numpy(labels[indices.numpy()]), indices
             return
         parts = [part.tolist() for part in self._indices.split(EVAL_BATCH)]
         # A batch is one item: an open file between processes for each image would be more than many systems allow.
@@ -266,7 +289,7 @@ class EvalData:
         for images, indices, bad in alive(loader):
             self.bad.add(*bad)
             if len(indices):
-                yield images, labels[indices], indices
+                yield images, torch.from_numpy(labels[indices.numpy()]), indices
             num_good += len(indices)
         if not num_good:
             raise _none_readable(len(self))
@@ -282,6 +305,7 @@ class _EvalBatches(Dataset):
 
     def __getitem__(self, indices: list[int]) -> tuple[Tensor, Tensor, tuple[BadImage, ...]]:
         """Images uint8 [B, c, H, W], which they are, int64 [B], and those that cannot be read."""
+        read_ahead(self.data.split.images, np.array(indices, dtype=np.int64))
         found = [self.data._one(index) for index in indices]
         good = [image for image in found if isinstance(image, Tensor)]
         seen = [index for index, image in zip(indices, found, strict=True) if isinstance(image, Tensor)]
@@ -324,7 +348,7 @@ def _equal_pixels(
         return pixels
 
     try:
-        return _in_threads(one, len(split), bad)
+        return _in_threads(one, split, bad)
     except _UnequalSizes:
         return None
 
@@ -338,7 +362,7 @@ def _none_readable(count: int) -> ValueError:
 
 
 def _in_threads(
-    one: Callable[[int], Tensor | BadImage], count: int, bad: BadImages
+    one: Callable[[int], Tensor | BadImage], split: Split, bad: BadImages
 ) -> tuple[Tensor, NDArray[np.bool_]]:
     """Stacks one(0) ... one(count - 1); decoding and resizing leave Python's lock to the other threads.
 
@@ -346,10 +370,16 @@ def _in_threads(
       uint8 [N, c, H, W], black where an image cannot be read, and bool [N]: which could.
     """
     out: Tensor | None = None
+    count = len(split)
     is_readable = np.zeros(count, dtype=np.bool_)
     chunks = [range(i, min(i + 256, count)) for i in range(0, count, 256)]
+
+    def several(chunk: range) -> list[Tensor | BadImage]:
+        read_ahead(split.images, np.array(chunk, dtype=np.int64))
+        return [one(index) for index in chunk]
+
     with ThreadPoolExecutor(default_workers()) as pool:
-        for chunk, images in zip(chunks, pool.map(lambda c: [one(i) for i in c], chunks), strict=True):
+        for chunk, images in zip(chunks, pool.map(several, chunks), strict=True):
             for index, image in zip(chunk, images, strict=True):
                 if isinstance(image, BadImage):
                     bad.add(image)

@@ -10,8 +10,10 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from mixonomy.data.shards.images import ShardImages
 from mixonomy.data.sources.base import Chained, Images, Labels, Picked, Source, Split
 from mixonomy.data.sources.files import Files, PackedStrings
+from mixonomy.data.sources.lazy import LARGE, LazyLabels, OneOfEach, joined_labels
 
 TEST_SHARE = 0.1  # of a source that has a train split and nothing else
 _SPLIT_SEED = "mixonomy split 0"  # fixed: runs with other seeds are scored on the same images
@@ -75,14 +77,29 @@ def plan_splits(
 
 
 def joined_splits(first: Split, second: Split) -> Split:
-    """The samples of both, without copying images."""
+    """The samples of both, without copying images.
+
+    Raises:
+      ValueError: if they are too many to name one by one.
+    """
+    if is_large(first) or is_large(second):
+        raise ValueError(
+            f"train ({len(first):,} images) and val ({len(second):,}) are too many to join; pack them as one split."
+        )
     names = PackedStrings([*first.names, *second.names])
-    labels = cast(Labels, np.concatenate([first.labels, second.labels]))
+    if isinstance(first.labels, LazyLabels) or isinstance(second.labels, LazyLabels):
+        labels = cast(Labels, joined_labels(LazyLabels.of(first.labels), LazyLabels.of(second.labels)))
+    else:
+        labels = cast(Labels, np.concatenate([first.labels, second.labels]))
     return Split(Chained(first.images, second.images), labels, names)
 
 
 def _first(split: Split, count: int, source: str) -> Split:
     """The images whose hashed names come first."""
+    if is_large(split):
+        raise ValueError(
+            f"train_images chooses by name, and {len(split):,} images are too many for that; name some of the shards."
+        )
     if count > len(split):
         raise ValueError(f"train_images is {count:,} and {source} has {len(split):,} to train on; give fewer.")
     ranks = np.array([_rank(f"first/{name}") for name in split.names], dtype=np.uint64)
@@ -96,9 +113,14 @@ def hold_out(split: Split, share: float) -> tuple[Split, Split]:
     Images of a class that are the same file stay together, and go to the rest where they are too many to hold out: a
     model must not be scored on what it learned from. An image with several classes counts for the rarest of them.
 
+    Of shards with more than 2,097,152 images (`LARGE`) one image of every 1 / `share` is held out, by a fixed hash of
+    the place, and nothing is looked at: not classes, not names, not copies.
+
     Raises:
       ValueError: if the split is too small to hold out anything.
     """
+    if is_large(split):
+        return _hold_out_by_place(split, share)
     ranks = np.array([_rank(name) for name in split.names], dtype=np.uint64)
     held: list[int] = []
     strata = _strata(split.labels)
@@ -120,8 +142,22 @@ def hold_out(split: Split, share: float) -> tuple[Split, Split]:
     return split.pick(np.flatnonzero(~chosen)), split.pick(np.flatnonzero(chosen))
 
 
+def is_large(split: Split) -> bool:
+    """Whether its samples are too many to look at one by one before anything begins; only those of shards are."""
+    return isinstance(split.labels, LazyLabels) and len(split) > LARGE
+
+
+def _hold_out_by_place(split: Split, share: float) -> tuple[Split, Split]:
+    is_most = share > 0.5
+    block = max(round(1 / (1 - share if is_most else share)), 2)
+    few, most = (split.pick(OneOfEach(len(split), block, is_rest=rest)) for rest in (False, True))
+    return (few, most) if is_most else (most, few)
+
+
 def _strata(labels: Labels) -> NDArray[np.int64]:
     """The class of each image that decides where it goes, int64 [N]; K for images without a class."""
+    if isinstance(labels, LazyLabels):
+        return labels.rarest()
     if labels.ndim == 1:
         return labels.astype(np.int64)
     counts = labels.sum(0)
@@ -154,6 +190,8 @@ def _num_bytes(images: Images, index: int) -> int | None:
     try:
         if isinstance(images, Files):
             return os.stat(os.path.join(images.root, images.paths[index])).st_size
+        if isinstance(images, ShardImages):
+            return images.num_bytes(index)
         image = images[index]
     except OSError:
         return None

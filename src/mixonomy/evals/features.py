@@ -122,7 +122,7 @@ def features_of(
     values, indices = found[0], found[1]
     if not bool(torch.isfinite(values).all()):
         raise ValueError("the model's features are not finite; its weights have diverged. Train it with a lower --lr.")
-    return Features(values, torch.from_numpy(split.labels)[indices], indices)
+    return Features(values, torch.from_numpy(np.array(split.labels))[indices], indices)
 
 
 def digest(predictor: Predictor, split: Split) -> str:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from mixonomy import data
 from mixonomy.data.decode import decode
+from mixonomy.data.loading import order_of
 from mixonomy.data.mix import mix
-from mixonomy.data.stream import Order
+from mixonomy.data.sources.lazy import LazyLabels
 from mixonomy.data.transforms import evaluation_crop
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.recipe import Recipe
@@ -26,6 +27,7 @@ MAX_PIXELS = 128  # longer sides are scaled down, so that the page stays small
 TINY_PIXELS = 64  # images up to here are shown with hard pixel edges
 NUM_SAMPLES = 6
 NUM_EPOCHS = 6
+FIRST = 1000  # training images that samples are taken from where there are too many to look at all
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def run_pictures(run: FinishedRun, data_root: str | None) -> RunPictures:
     bad = {image["name"] for image in run.result["bad_images"]}
     readable = plan.train
     if bad:
-        readable = plan.train.pick(np.flatnonzero([name not in bad for name in plan.train.names]))
+        names = plan.train.names[:FIRST] if isinstance(plan.train.labels, LazyLabels) else plan.train.names
+        readable = plan.train.pick(np.flatnonzero([name not in bad for name in names]))
     return RunPictures(
         mistakes=[_record_picture(plan.test, one, channels) for one in run.test["worst"]],
         label_errors=label_errors,
@@ -105,7 +108,7 @@ def training_pictures(
     Returns:
       (label, pictures) of each image: plain first, then epoch by epoch.
     """
-    few = split.pick(_spread(split.labels))
+    few = split.pick(_spread(split.labels[:FIRST] if isinstance(split.labels, LazyLabels) else split.labels))
     loader = data.train_data(
         few, recipe.augment, preprocessing, seed=recipe.seed, device=torch.device("cpu"), workers=0
     )
@@ -116,7 +119,7 @@ def training_pictures(
     for epoch in range(NUM_EPOCHS):
         batch = next(stream)
         mixed, _ = mix(batch.images.float(), torch.eye(size), batch.keys, recipe.augment)
-        order = Order(recipe.seed, size).at(epoch * size, size).indices
+        order = order_of(few, recipe.seed).at(epoch * size, size).indices
         for index, pixels in zip(order.tolist(), mixed.round().to(torch.uint8), strict=True):
             rows[index].append(pixels)
     alts = ["without augmentation", *(f"as seen in epoch {epoch + 1}" for epoch in range(NUM_EPOCHS))]

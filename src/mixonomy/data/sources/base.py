@@ -6,18 +6,22 @@ Axes: N images, K classes.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mixonomy.data.sources.files import PackedStrings
+from mixonomy.data.sources.lazy import LazyLabels, PickedNames, Selection
 
 Encoded = bytes | NDArray[np.uint8]
 """An image file's bytes, or pixels [H, W] or [H, W, 3]."""
 
 Labels = NDArray[np.int64] | NDArray[np.bool_]
-"""int64 [N], the class of each image; or bool [N, K], the classes of each image, where it may have several or none."""
+"""int64 [N], the class of each image; or bool [N, K], the classes of each image, where it may have several or none.
+
+Where they are too many to hold they are `LazyLabels`, which are indexed alike.
+"""
 
 SPLITS = ("train", "val", "test")
 
@@ -32,6 +36,15 @@ class Images(Protocol):
         Raises:
           OSError: if its file cannot be read.
         """
+        ...
+
+
+@runtime_checkable
+class InSequence(Protocol):
+    """Images that lie in large files, one after the other: best read from few places at a time."""
+
+    def read_ahead(self, indices: NDArray[np.int64], /) -> None:
+        """Tells that these images will be asked for soon; returns at once."""
         ...
 
 
@@ -61,13 +74,22 @@ class Split:
         """Whether an image may have several classes."""
         return self.labels.ndim == 2
 
-    def pick(self, indices: NDArray[np.int64]) -> "Split":
-        """The samples at these indices, in this order, without copying images."""
+    def pick(self, indices: NDArray[np.int64] | Selection) -> "Split":
+        """The samples at these indices, in this order, without copying images; by a rule, without copying anything."""
+        if not isinstance(indices, np.ndarray):
+            labels = cast(object, self.labels)
+            assert isinstance(labels, LazyLabels), "rules are for samples too many to hold"
+            return Split(
+                Picked(self.images, indices), cast(Labels, labels.pick(indices)), PickedNames(self.names, indices)
+            )
         names = PackedStrings(self.names[int(i)] for i in indices)
         return Split(Picked(self.images, indices), self.labels[indices], names)
 
     def counts(self, num_classes: int) -> NDArray[np.int64]:
         """Number of images of each class, int64 [K]."""
+        labels = cast(object, self.labels)
+        if isinstance(labels, LazyLabels):
+            return labels.counts()
         if self.is_multilabel:
             return self.labels.sum(0, dtype=np.int64)
         return np.bincount(self.labels, minlength=num_classes)
@@ -81,6 +103,7 @@ class Source:
       channels: 3, or 1 where the images are grey by nature.
       notes: what a person should know before using it, such as folders that were left out; one sentence each.
       imagenet_indices: for each class its number among ImageNet's 1,000; empty where the data does not say.
+      known_digest: what `digest` says, where it was computed before.
     """
 
     name: str
@@ -89,6 +112,7 @@ class Source:
     channels: int = 3
     notes: tuple[str, ...] = ()
     imagenet_indices: tuple[int, ...] = ()
+    known_digest: str = ""
 
     def __len__(self) -> int:
         return sum(len(split) for split in self.splits.values())
@@ -100,6 +124,8 @@ class Source:
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits that tell data sets apart by class names, image names and labels."""
+        if self.known_digest:
+            return self.known_digest
         digest = hashlib.sha256("\n".join(self.class_names).encode(errors="surrogateescape"))
         for name, split in sorted(self.splits.items()):
             digest.update("\n".join([name, *split.names]).encode(errors="surrogateescape") + split.labels.tobytes())
@@ -111,7 +137,7 @@ class Picked:
     """Some of the images, in an order of their own."""
 
     images: Images
-    indices: NDArray[np.int64]
+    indices: NDArray[np.int64] | Selection
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -133,6 +159,27 @@ class Chained:
     def __getitem__(self, index: int, /) -> Encoded:
         count = len(self.first)
         return self.first[index] if index < count else self.second[index - count]
+
+
+def read_ahead(images: Images, indices: NDArray[np.int64]) -> None:
+    """Tells images that lie in sequence which of them will be asked for soon; nothing for others. indices [n]"""
+    if isinstance(images, Picked):
+        read_ahead(images.images, images.indices[indices])
+    elif isinstance(images, Chained):
+        count = len(images.first)
+        read_ahead(images.first, indices[indices < count])
+        read_ahead(images.second, indices[indices >= count] - count)
+    elif isinstance(images, InSequence):
+        images.read_ahead(indices)
+
+
+def are_in_sequence(images: Images) -> bool:
+    """Whether images lie in large files, one after the other, and are best read from few places at a time."""
+    if isinstance(images, Picked):
+        return are_in_sequence(images.images)
+    if isinstance(images, Chained):
+        return are_in_sequence(images.first) and are_in_sequence(images.second)
+    return isinstance(images, InSequence)
 
 
 def joined(source: str, parts: dict[str, tuple[Split, tuple[str, ...]]]) -> tuple[dict[str, Split], tuple[str, ...]]:

@@ -26,6 +26,20 @@ class PackedStrings(Sequence[str]):
         encoded = [os.fsencode(text) for text in texts]  # names on disk need not be valid UTF-8
         self._ends = np.cumsum([len(text) for text in encoded], dtype=np.int64)
         self._bytes: NDArray[np.uint8] = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._start = 0
+
+    @classmethod
+    def stored(cls, content: NDArray[np.uint8], ends: NDArray[np.int64], start: int) -> "PackedStrings":
+        """Strings that lie one after the other in arrays, such as parts of a file.
+
+        Args:
+          content: the bytes of these strings and others.
+          ends: where each string ends in `content`.
+          start: where the first begins.
+        """
+        made = cls(())
+        made._bytes, made._ends, made._start = content, ends, start
+        return made
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -40,7 +54,7 @@ class PackedStrings(Sequence[str]):
         if not -len(self) <= index < len(self):
             raise IndexError(index)
         index %= len(self)
-        start = self._ends[index - 1] if index else 0
+        start = self._ends[index - 1] if index else self._start
         return os.fsdecode(self._bytes[start : self._ends[index]].tobytes())
 
 

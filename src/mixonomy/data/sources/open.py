@@ -4,7 +4,7 @@ import difflib
 import os
 from pathlib import Path
 
-from mixonomy.data.sources import csv_file, folder, hub, known, lists, parquet
+from mixonomy.data.sources import csv_file, folder, hub, known, lists, parquet, shards
 from mixonomy.data.sources.base import Source
 from mixonomy.data.sources.files import is_hidden
 
@@ -17,7 +17,7 @@ def open_source(text: str, root: str | Path | None = None) -> Source:
     Args:
       text: "digits"; a known name; a folder of class folders, or with VTAB's train800.txt, val200.txt and test.txt; a
         .csv or .tsv of paths and labels; a .parquet file, or the prefix of NAME_train.parquet and its siblings; or
-        "hf:OWNER/NAME" of the Hugging Face hub.
+        "hf:OWNER/NAME" of the Hugging Face hub; or "shards:WHERE" of tar files.
       root: folder of the known names; $MIXONOMY_DATA, else ~/.cache/mixonomy/data, if not given.
     Raises:
       ValueError: if nothing is found there, or a file is not what it should be; says what is allowed.
@@ -28,6 +28,8 @@ def open_source(text: str, root: str | Path | None = None) -> Source:
         return known.open_known(text, data_root(root))
     if text.startswith("hf:"):
         return hub.open_hub(text)
+    if text.startswith(shards.PREFIX):
+        return shards.open_shards(text)
     path = Path(text).expanduser()
     if text and lists.has_lists(path):
         return lists.open_lists(path)
@@ -42,7 +44,7 @@ def open_source(text: str, root: str | Path | None = None) -> Source:
     raise ValueError(
         f"no data set {text!r}: {_what_is_there(path)}, and it is no known name (`mixonomy list data`); "
         f"{_nearest(text, path)}give a folder of class folders, a .csv, .tsv or .parquet file, the NAME of "
-        f"NAME_train.parquet, hf:OWNER/NAME or a known name."
+        f"NAME_train.parquet, hf:OWNER/NAME, shards:FOLDER or a known name."
     )
 
 

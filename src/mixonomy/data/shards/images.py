@@ -1,0 +1,55 @@
+"""Images in shards: random access through the index, each compared with its checksum."""
+
+import errno
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mixonomy.data.shards.index import BLOCK, Index
+from mixonomy.data.shards.store import Range, Store
+
+
+@dataclass(frozen=True, eq=False)
+class ShardImages:
+    """The images of a split, which are successive ones of the index."""
+
+    index: Index
+    store: Store
+    images: range
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int, /) -> bytes:
+        """The bytes of an image file.
+
+        Raises:
+          OSError: if the shard is gone, ends before, or the bytes are not those that were packed.
+        """
+        wanted = self._ranges(np.array([index]))[0]
+        content = self.store.read(wanted)
+        if len(content) < wanted.length:
+            raise OSError(errno.EIO, f"shard {wanted.shard} ends before it; the shard was cut off")
+        checksums = self.index.columns.get("checksums")
+        if checksums is not None and zlib.crc32(content) != int(checksums[self.images[index]]):
+            raise OSError(errno.EIO, f"its bytes in shard {wanted.shard} do not match their checksum")
+        return content
+
+    def read_ahead(self, indices: NDArray[np.int64], /) -> None:
+        """See `InSequence`."""
+        self.store.read_ahead(self._ranges(indices))
+
+    def num_bytes(self, index: int) -> int:
+        """Of an image file, without reading it."""
+        return int(self.index.columns["lengths"][self.images[index]])
+
+    def _ranges(self, indices: NDArray[np.int64]) -> list[Range]:
+        columns, at = self.index.columns, indices + self.images.start
+        shards, names = np.searchsorted(columns["shard_ends"], at, side="right").tolist(), self.index.shard_names()
+        starts, lengths = columns["blocks"][at].astype(np.int64) * BLOCK, columns["lengths"][at]
+        return [
+            Range(names[shard], start, length, int(columns["shard_bytes"][shard]))
+            for shard, start, length in zip(shards, starts.tolist(), lengths.tolist(), strict=True)
+        ]

@@ -1,0 +1,413 @@
+"""Where shards lie: a folder, read by `pread`, or whatever fsspec reaches; both give ranges of bytes."""
+
+import contextlib
+import errno
+import hashlib
+import importlib
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+T = TypeVar("T")
+MAX_OPEN = 128  # files that a process keeps open; a window of the order reads from 64 places
+CACHE = Path.home() / ".cache/mixonomy/shards"
+GAP, MAX_MERGED = 2**16, 2**24  # bytes between ranges that are fetched as one, and bytes of one request
+AHEAD = 16  # batches that may be fetched and not yet asked for, over all threads
+TRIES, WAIT_S = 3, 1.0  # of a request; twice as long before the third
+SCAN_BLOCK = 2**20  # bytes of one request while the headers of a remote shard are read
+NUM_LOCKS = 64
+SIMPLECACHE = "simplecache::"
+UNSAFE_CACHES = ("filecache::", "blockcache::")
+PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
+
+
+class Range(NamedTuple):
+    """Bytes of a shard."""
+
+    shard: str
+    start: int
+    length: int
+    shard_bytes: int
+
+
+class Store(Protocol):
+    """A folder of shards, wherever it is."""
+
+    root: str
+
+    def read(self, wanted: Range, /) -> bytes:
+        """Bytes of a shard; fewer if it ends before.
+
+        Raises:
+          OSError: if they cannot be read, naming the shard.
+        """
+        ...
+
+    def read_ahead(self, wanted: Sequence[Range], /) -> None:
+        """Tells that these will be read soon; returns at once."""
+        ...
+
+    def find(self, patterns: Sequence[str], /) -> dict[str, int]:
+        """Path from the root -> bytes, of all tar files below it, or of those that the patterns name; in order.
+
+        Raises:
+          ValueError: if a pattern without wildcards names no file.
+        """
+        ...
+
+    def open(self, shard: str, /) -> BinaryIO:
+        """A shard from its beginning, for reading its headers."""
+        ...
+
+    def content(self, name: str, /) -> bytes | None:
+        """A small file; None if there is none."""
+        ...
+
+
+class LocalStore:
+    """A folder."""
+
+    def __init__(self, root: str):
+        self.root = root
+        self._open: dict[str, _Descriptor] = {}
+
+    def __reduce__(self):
+        return LocalStore, (self.root,)
+
+    def read(self, wanted: Range) -> bytes:
+        """See `Store`."""
+        descriptor = self._descriptor(wanted.shard)
+        with _named(wanted.shard):
+            return os.pread(descriptor.number, wanted.length, wanted.start)
+
+    def read_ahead(self, wanted: Sequence[Range]) -> None:
+        """See `Store`: asks the system to read all of them at once, instead of one after the other."""
+        if not hasattr(os, "posix_fadvise"):  # macOS
+            return
+        for one in sorted(wanted):
+            with contextlib.suppress(OSError):  # who reads it will be told
+                descriptor = self._descriptor(one.shard)
+                os.posix_fadvise(descriptor.number, one.start, one.length, os.POSIX_FADV_WILLNEED)
+
+    def find(self, patterns: Sequence[str]) -> dict[str, int]:
+        """See `Store`."""
+        root = Path(self.root)
+        names = [pattern for pattern in patterns if not has_magic(pattern)]
+        for name in names:
+            if not (root / name).is_file():
+                raise ValueError(f"there is no shard {root / name}; copy it there, or leave it out of the pattern.")
+        globs = [pattern for pattern in patterns if has_magic(pattern)] or ([] if names else ["**/*.tar"])
+        found = {*names, *(path.relative_to(root).as_posix() for glob in globs for path in root.glob(glob))}
+        shown = (name for name in found if not any(part.startswith(".") for part in name.split("/")))
+        return {name: (root / name).stat().st_size for name in sorted(shown)}
+
+    def open(self, shard: str) -> BinaryIO:
+        """See `Store`."""
+        return open(Path(self.root, shard), "rb")
+
+    def content(self, name: str) -> bytes | None:
+        """See `Store`."""
+        path = Path(self.root, name)
+        return path.read_bytes() if path.is_file() else None
+
+    def _descriptor(self, shard: str) -> "_Descriptor":
+        # Threads may be here at the same time; each step is one operation on the dictionary, so that no lock is needed,
+        # which a process that is forked meanwhile would never see released.
+        found = self._open.pop(shard, None)
+        if found is None:
+            with _named(shard):
+                found = _Descriptor(os.open(os.path.join(self.root, shard), os.O_RDONLY | getattr(os, "O_CLOEXEC", 0)))
+        self._open[shard] = found  # the last used are last
+        for old in list(self._open)[:-MAX_OPEN]:
+            self._open.pop(old, None)
+        return found
+
+
+class _Descriptor:
+    """An open file, closed when nobody holds it any more: another thread may be reading from it."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+    def __del__(self):
+        os.close(self.number)
+
+
+class RemoteStore:
+    """A URL that fsspec opens: s3://, gs://, https:// and others, with or without `simplecache::` before it.
+
+    Ranges are fetched many at a time, those of the next batch while one is decoded. With `simplecache::` whole shards
+    are copied to a folder on disk when they are first read: $FSSPEC_SIMPLECACHE_CACHE_STORAGE, else
+    ~/.cache/mixonomy/shards. Credentials and options are fsspec's: its environment variables and configuration files.
+    """
+
+    def __init__(self, url: str):
+        if bad := next((cache for cache in UNSAFE_CACHES if cache in url), None):
+            raise ValueError(
+                f"{url} uses {bad}, which several processes must not share (fsspec's own words); "
+                f"use {SIMPLECACHE} in its place."
+            )
+        self.root = url.rstrip("/")
+        self._process = -1  # whose `_fs`, `_pool` and `_ahead` are: fsspec's own threads do not survive a fork
+        self._cached = LocalStore("/")
+        self._copies: dict[str, str] = {}
+
+    def __reduce__(self):
+        return RemoteStore, (self.root,)
+
+    def read(self, wanted: Range) -> bytes:
+        """See `Store`."""
+        self._connect()
+        if self._is_cached:
+            return self._cached.read(wanted._replace(shard=self._copy(wanted)))
+        fetching = self._ahead.pop(wanted, None)
+        found = self._fetch([wanted])[0] if fetching is None else fetching[0].result()[fetching[1]]
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    def read_ahead(self, wanted: Sequence[Range]) -> None:
+        """See `Store`."""
+        self._connect()
+        if self._is_cached:
+            return
+        wanted = [one for one in dict.fromkeys(wanted) if one not in self._ahead]
+        if not wanted:
+            return
+        future = self._pool.submit(self._fetch, wanted)
+        self._ahead |= {one: (future, place) for place, one in enumerate(wanted)}
+        self._batches.append(wanted)
+        while len(self._batches) > AHEAD:
+            for one in self._batches.popleft():
+                self._ahead.pop(one, None)
+
+    def find(self, patterns: Sequence[str]) -> dict[str, int]:
+        """See `Store`."""
+        self._connect()
+        names = [pattern for pattern in patterns if not has_magic(pattern)]
+        globs = [pattern for pattern in patterns if has_magic(pattern)]
+        entries: dict[str, Any] = {}
+        for name in names:
+            try:
+                entries[name] = self._try(lambda name=name: self._fs.info(self._path(name)))
+            except FileNotFoundError:
+                raise ValueError(
+                    f"there is no shard {self.root}/{name}; put it there, or leave it out of the pattern."
+                ) from None
+        listed = [self._try(lambda glob=glob: self._fs.glob(self._path(glob), detail=True)) for glob in globs]
+        if not patterns:
+            listed = [self._try(lambda: self._fs.find(self._folder, detail=True))]
+        for path, entry in (item for found in listed for item in found.items()):
+            name = str(path).removeprefix(self._folder).lstrip("/")
+            if name.endswith(".tar") or globs:
+                entries[name] = entry
+        return {name: int(entries[name].get("size") or 0) for name in sorted(entries)}
+
+    def open(self, shard: str) -> BinaryIO:
+        """See `Store`."""
+        self._connect()
+        options = {} if self._is_cached else {"block_size": SCAN_BLOCK, "cache_type": "readahead"}
+        return self._try(lambda: self._fs.open(self._path(shard), "rb", **options))
+
+    def content(self, name: str) -> bytes | None:
+        """See `Store`."""
+        self._connect()
+        fs = self._fs.fs if self._is_cached else self._fs  # a copy would hide that it is another now
+        try:
+            return self._try(lambda: fs.cat_file(self._path(name)))
+        except FileNotFoundError:
+            return None
+
+    def fetch(self, name: str, path: Path) -> None:
+        """Copies a file to a local one, which is there whole or not at all."""
+        self._connect()
+        fs = self._fs.fs if self._is_cached else self._fs
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            self._try(lambda: fs.get_file(self._path(name), str(temporary)))
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _path(self, name: str) -> str:
+        return f"{self._folder}/{name}"
+
+    def _connect(self) -> None:
+        if self._process == os.getpid():
+            return
+        import fsspec
+        from fsspec.config import conf
+
+        options: dict[str, Any] = {}
+        if self._is_cached and "cache_storage" not in conf.get("simplecache", {}):
+            options["simplecache"] = {"cache_storage": str(CACHE / "copies")}
+        protocol = self.root.rpartition("::")[2].partition("://")[0]
+        try:
+            self._fs, folder = fsspec.url_to_fs(self.root, **options)
+        except (ImportError, ValueError) as error:
+            if isinstance(error, ImportError) or protocol in PACKAGES:
+                package = PACKAGES.get(protocol, "a package for it")
+                raise ValueError(
+                    f"reading {protocol}:// needs {package}, which is not installed; pip install 'mixonomy[remote]'."
+                ) from None
+            raise ValueError(f"{self.root} cannot be opened ({error}); give s3://, gs:// or https://.") from None
+        self._folder = str(folder).rstrip("/")
+        self._pool = ThreadPoolExecutor(2)
+        self._ahead: dict[Range, tuple[Future[list[bytes | OSError]], int]] = {}
+        self._batches: deque[Sequence[Range]] = deque()
+        self._process = os.getpid()
+
+    @property
+    def _is_cached(self) -> bool:
+        return self.root.startswith(SIMPLECACHE)
+
+    def _fetch(self, wanted: Sequence[Range]) -> list[bytes | OSError]:
+        """Ranges of bytes, or why there are none; what failed in passing is asked for again."""
+        found: dict[Range, bytes | OSError] = {}
+        left: list[Range] = list(dict.fromkeys(wanted))
+        for number in range(TRIES):
+            if number:
+                time.sleep(WAIT_S * 2 ** (number - 1))
+            groups = list(_merged(left))
+            paths = [self._path(group[0].shard) for group in groups]
+            bounds = [(group[0].start, max(one.start + one.length for one in group)) for group in groups]
+            answers = self._fs.cat_ranges(paths, [b[0] for b in bounds], [b[1] for b in bounds], on_error="return")
+            for group, (start, end), answer in zip(groups, bounds, answers, strict=True):
+                for one in group:
+                    found[one] = self._part(one, answer, start, end)
+            left = [one for one in left if isinstance(answer := found[one], OSError) and answer.errno == errno.EIO]
+            if not left:
+                break
+        return [found[one] for one in wanted]
+
+    @staticmethod
+    def _part(one: Range, answer: Any, start: int, end: int) -> bytes | OSError:
+        if isinstance(answer, FileNotFoundError):
+            return FileNotFoundError(errno.ENOENT, f"there is no shard {one.shard} any more")
+        if isinstance(answer, BaseException):
+            said = str(answer) or type(answer).__name__
+            return OSError(errno.EIO, f"shard {one.shard} could not be read: {said}")
+        if len(answer) > end - start:
+            return OSError(errno.ENOTSUP, f"the server of {one.shard} does not give parts of files")
+        return bytes(answer[one.start - start : one.start - start + one.length])
+
+    def _copy(self, wanted: Range) -> str:
+        """Path of the copy of a shard; one process makes it while the others wait."""
+        if wanted.shard not in self._copies:
+            path, storage = self._path(wanted.shard), Path(self._fs.storage[-1])
+            storage.mkdir(parents=True, exist_ok=True)
+            number = hashlib.sha256(path.encode()).digest()[0] % NUM_LOCKS
+            with locked(storage / f".lock-{number}"):
+                self._copies[wanted.shard] = self._whole_copy(path, wanted)
+        return self._copies[wanted.shard]
+
+    def _whole_copy(self, path: str, wanted: Range) -> str:
+        size = -1
+        for _ in range(2):  # what a process that was killed left half done is done again
+            with _named(wanted.shard), self._try(lambda: self._fs.open(path, "rb")) as file:
+                local = file.name
+            size = os.path.getsize(local)
+            if size == wanted.shard_bytes:
+                return local
+            os.unlink(local)
+        raise OSError(errno.EIO, f"shard {wanted.shard} has {size:,} bytes, not {wanted.shard_bytes:,}: it was cut off")
+
+    def _try(self, do: Callable[[], T]) -> T:
+        """Does something over the network, again if it fails in passing.
+
+        Raises:
+          OSError: if it fails every time.
+        """
+        for number in range(TRIES):
+            try:
+                return do()
+            except FileNotFoundError:
+                raise
+            except _network_errors() as error:
+                if number == TRIES - 1:
+                    said = str(error) or type(error).__name__
+                    raise OSError(errno.EIO, f"{self.root} could not be reached: {said}") from None
+            time.sleep(WAIT_S * 2**number)
+        raise AssertionError("unreachable")
+
+
+def store_of(root: str) -> LocalStore | RemoteStore:
+    """The store of a path or URL."""
+    return RemoteStore(root) if is_url(root) else LocalStore(root)
+
+
+def is_url(text: str) -> bool:
+    """Whether fsspec has to open it."""
+    return "://" in text
+
+
+@contextlib.contextmanager
+def locked(path: Path, otherwise: str | None = None) -> Iterator[None]:
+    """Lets one process at a time go on; the lock ends with the process, however it ends.
+
+    Args:
+      otherwise: said in place of waiting.
+    Raises:
+      ValueError: if another process has the lock and something is to be said.
+    """
+    with open(path, "a") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if otherwise else 0))
+            except BlockingIOError:
+                raise ValueError(otherwise) from None
+        yield
+
+
+@contextlib.contextmanager
+def _named(shard: str) -> Iterator[None]:
+    """Puts the shard into the words of an OSError."""
+    try:
+        yield
+    except OSError as error:
+        number = error.errno or errno.EIO
+        raise type(error)(number, f"shard {shard}: {error.strerror or error}") from None
+
+
+def has_magic(pattern: str) -> bool:
+    """Whether it stands for several paths; "?" does not, which URLs have."""
+    return "*" in pattern or "[" in pattern
+
+
+def _merged(ranges: Iterable[Range]) -> Iterator[list[Range]]:
+    """Groups of ranges that lie close to each other in one shard, to be fetched as one."""
+    group: list[Range] = []
+    for one in sorted(ranges):
+        if group:
+            last = group[-1]
+            is_close = one.shard == last.shard and one.start - (last.start + last.length) <= GAP
+            if not is_close or one.start + one.length - group[0].start > MAX_MERGED:
+                yield group
+                group = []
+        group.append(one)
+    if group:
+        yield group
+
+
+def _network_errors() -> tuple[type[Exception], ...]:
+    """What fsspec's file systems raise beside OSError, as far as their packages are loaded."""
+    kinds = [
+        ("aiohttp", "ClientError"),
+        ("botocore.exceptions", "BotoCoreError"),
+        ("botocore.exceptions", "ClientError"),
+        ("gcsfs.retry", "HttpError"),
+        ("google.auth.exceptions", "GoogleAuthError"),
+    ]
+    loaded = (getattr(importlib.import_module(module), name) for module, name in kinds if module in sys.modules)
+    return OSError, *loaded
