@@ -137,7 +137,8 @@ def test_suite_without_any_data_is_an_error(init, tmp_path):
 def test_known_name_without_its_parquet_files_is_absent_and_not_downloaded(tmp_path):
     (tmp_path / "pets").mkdir()
     assert find_task(Task("pets", "pets", 37), str(tmp_path)) is None
-    assert find_task(Task("d", "digits", 10), str(tmp_path)) == "digits"
+    for source in ("digits", "hf:me/data", "shards:https://example.org/data"):
+        assert find_task(Task("d", source, 10), str(tmp_path)) == source
     (tmp_path / "pets_test.parquet").touch()
     assert find_task(Task("pets", "pets", 37), str(tmp_path)) == "pets"
 
