@@ -264,6 +264,17 @@ def test_command_prints_a_table_and_writes_the_page(init, tmp_path, capsys):
     assert "Absent" in page and "25-shot" in page and "50.00" in page
 
 
+def test_command_whose_tasks_all_failed_has_failed(init, tmp_path, capsys):
+    suite = tmp_path / "suite.py"
+    suite.write_text(
+        "from mixonomy.evals.suites import Suite, Task\nsuite = Suite('mine', (Task('digits', 'digits', 10),))\n"
+    )
+    command = ["transfer", init, "--suite", str(suite), "--out", str(tmp_path / "out"), "--no-few-shot"]
+    assert main([*command, "--steps", "8", "--batch-size", "16", "--lr", "1e38"]) == 1
+    assert "every task of mine that has its data failed, so there is no mean." in capsys.readouterr().out
+    assert "Failed" in (tmp_path / "out/transfer.html").read_text()
+
+
 def test_unknown_suite_is_one_sentence():
     with pytest.raises(ValueError, match="unknown suite 'avg-5'; did you mean 'avg5'"):
         load_suite("avg-5")
