@@ -128,6 +128,8 @@ def test_value_that_diverges_is_a_result_and_not_tried_again(tmp_path, trained):
     assert sweep(recipe, grid, tmp_path) == result and trained == [1e30, 0.01, 0.01]
     with pytest.raises(ValueError, match="no value of the sweep trained to its end; the first said: the "):
         sweep(recipe, {"optim.lr": ("1e30", "1e31")}, tmp_path / "other")
+    with pytest.raises(ValueError, match="the sweep in .* is not finished"):
+        mx.load(tmp_path / "other")
 
 
 def test_several_fields_make_all_combinations():

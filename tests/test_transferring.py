@@ -137,7 +137,8 @@ def test_suite_without_any_data_is_an_error(init, tmp_path):
 def test_known_name_without_its_parquet_files_is_absent_and_not_downloaded(tmp_path):
     (tmp_path / "pets").mkdir()
     assert find_task(Task("pets", "pets", 37), str(tmp_path)) is None
-    assert find_task(Task("d", "digits", 10), str(tmp_path)) == "digits"
+    for source in ("digits", "hf:me/data", "shards:https://example.org/data"):
+        assert find_task(Task("d", source, 10), str(tmp_path)) == source
     (tmp_path / "pets_test.parquet").touch()
     assert find_task(Task("pets", "pets", 37), str(tmp_path)) == "pets"
 
@@ -261,6 +262,17 @@ def test_command_prints_a_table_and_writes_the_page(init, tmp_path, capsys):
     page = (tmp_path / "out/transfer.html").read_text()
     assert "R&amp;D, 1 of 2 tasks" in page and "R&D" not in page
     assert "Absent" in page and "25-shot" in page and "50.00" in page
+
+
+def test_command_whose_tasks_all_failed_has_failed(init, tmp_path, capsys):
+    suite = tmp_path / "suite.py"
+    suite.write_text(
+        "from mixonomy.evals.suites import Suite, Task\nsuite = Suite('mine', (Task('digits', 'digits', 10),))\n"
+    )
+    command = ["transfer", init, "--suite", str(suite), "--out", str(tmp_path / "out"), "--no-few-shot"]
+    assert main([*command, "--steps", "8", "--batch-size", "16", "--lr", "1e38"]) == 1
+    assert "every task of mine that has its data failed, so there is no mean." in capsys.readouterr().out
+    assert "Failed" in (tmp_path / "out/transfer.html").read_text()
 
 
 def test_unknown_suite_is_one_sentence():

@@ -54,6 +54,10 @@ class RunFolder:
           ValueError: if there is none, or it is damaged or of a newer format.
         """
         if not self.exists():
+            if (self.path / "sweep").is_dir():
+                raise ValueError(
+                    f"the sweep in {self.path} is not finished; run the same `mixonomy train` command again."
+                )
             raise ValueError(f"{self.path} is no run folder: it has no run.json; give what `mixonomy train` wrote.")
         try:
             info = json.loads(self._info.read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ import torch
 
 from mixonomy import data
 from mixonomy.choices import BadImagePolicy
-from mixonomy.data.sources import known, parquet
+from mixonomy.data.sources import known, parquet, shards
 from mixonomy.data.sources.open import data_root
 from mixonomy.evals.suites import SUITES, Suite, Task, check_lrs
 from mixonomy.experiment import Runtime
@@ -156,7 +156,7 @@ def find_task(task: Task, root: str | None) -> str | None:
 
     Known names need their parquet files: torchvision would download what it does not find.
     """
-    if task.source == "digits" or task.source.startswith(HUB):
+    if task.source == "digits" or task.source.startswith((HUB, shards.PREFIX)):
         return task.source
     is_known, path = task.source in known.KNOWN, _place(task, root)
     if not parquet.siblings(path) and (is_known or not path.exists()):

@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
     print("\n".join([*_lines(result), f"report: {out / 'transfer.html'}"]), file=people)
     if options.json:
         print(json.dumps(result))
-    return 0
+    return 0 if result["rows"] else 1
 
 
 def _lines(result: dict[str, Any]) -> Iterator[str]:
