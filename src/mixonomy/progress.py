@@ -58,8 +58,10 @@ class Meter:
     def update(self, done: int, text: str) -> None:
         """Shows that `done` of the total are done."""
         now = time.monotonic()
-        if now - self.last >= PLAIN_SECONDS and done > self.first:
-            self.last = now
+        if now - self.last < PLAIN_SECONDS:
+            return
+        self.last = now
+        if done > self.first:  # else nothing tells how long the rest takes
             left = round((now - self.start) / (done - self.first) * (self.total - done))
             self.console.say(f"{self.unit} {done}/{self.total}  {text}  {left // 60} min {left % 60} s left")
 

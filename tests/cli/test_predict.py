@@ -215,6 +215,24 @@ def test_progress_is_shown_for_many_images_whose_rows_go_elsewhere(work, capsys,
     assert call(capsys, "photos")[2] == ""
 
 
+def test_time_left_is_told_by_whole_batches(work, capsys, monkeypatch):
+    now = 0.0
+
+    def predict(model, paths, **options):
+        nonlocal now
+        for path in paths:
+            now += 20.0 if path.endswith(("0.png", "2.png")) else 0.0  # two images at a time, in 20 seconds
+            yield Prediction(path, (("ant", 1.0),))
+
+    for name in "0123":
+        Path(f"photos/{name}.png").write_bytes(Path("photos/a.png").read_bytes())
+    monkeypatch.setattr("mixonomy.predicting.predict", predict)
+    monkeypatch.setattr("mixonomy.cli.predict.MANY", 2)
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    _, _, error = call(capsys, *(f"photos/{name}.png" for name in "0123"), "--out", "x.csv")
+    assert error.splitlines() == ["image 2/4  0 images/s  0 min 40 s left"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -70,6 +70,8 @@ def main(argv: list[str]) -> int:
         write = stack.enter_context(csv_rows(options.out, top=top)) if options.out else None
         meter = stack.enter_context(console.progress(len(found), 0, "image"))
         for number, prediction in enumerate(predictions, start=1):
+            # The first of a batch comes when all of it is computed: by it alone the rest would take batches of time.
+            meter.update(number - 1, _rate(number - 1, start))
             if problem := found.problems.get(number - 1):
                 prediction = replace(prediction, error=problem)
             failed += prediction.error is not None
@@ -77,12 +79,16 @@ def main(argv: list[str]) -> int:
                 write_line(show(prediction), sys.stdout)
             if write is not None:
                 write(prediction)
-            meter.update(number, f"{number / (time.monotonic() - start):,.0f} images/s")
+        meter.update(len(found), _rate(len(found), start))
     if options.out and not options.json:
         write_line(f"{len(found):,} rows in {printable(str(options.out))}", sys.stdout)
     if failed and len(found) > 1:
         print(f"mixonomy predict: {failed:,} of {len(found):,} could not be read.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _rate(number: int, start: float) -> str:
+    return f"{number / (time.monotonic() - start):,.0f} images/s"
 
 
 def _check(options: Predict) -> None:

@@ -3,7 +3,7 @@
 Axes: B images in a batch, N images in all, K classes.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
@@ -81,9 +81,13 @@ def map_classes(model_names: tuple[str, ...], data_names: tuple[str, ...]) -> Te
     numbers = {name: i for i, name in enumerate(model_names)}
     unknown = [name for name in data_names if name not in numbers]
     if unknown:
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise ValueError(
-            f"the data has classes that the model does not know: {', '.join(unknown[:5])}{more}; "
-            f"the model knows {', '.join(model_names[:5])}{' ...' if len(model_names) > 5 else ''}."
+            f"the data has classes that the model does not know: {_some(unknown)}; the model knows "
+            f"{_some(model_names)}."
         )
     return torch.tensor([numbers[name] for name in data_names])
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
