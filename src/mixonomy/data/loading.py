@@ -210,9 +210,8 @@ class _TrainSamples(Dataset):
     slots: Tensor  # uint8 [slots, B, c, H, W]
 
     def __getitem__(self, task: tuple[int, stream.Visits, NDArray[np.int64]]) -> _Made:
-        slot, visits, next_indices = task
-        read_ahead(self.split.images, visits.indices)  # those that the task before did not announce, such as the first
-        read_ahead(self.split.images, next_indices)
+        slot, visits, soon = task
+        read_ahead(self.split.images, soon)
         images = self.slots[slot].numpy()
         good, bad = [], []
         draws = self.transform.draws(visits.keys)
@@ -229,7 +228,8 @@ class _TrainSamples(Dataset):
 class _Visits:
     """An endless sampler of batches, each with the slot of shared memory that it goes into.
 
-    With each goes what the same worker is asked for next, since they take turns.
+    With each go the indices that its worker has not been told of and needs soon: those of its next batch, since workers
+    take turns, and with the first batch those of that, too.
     """
 
     order: SampleOrder
@@ -243,7 +243,12 @@ class _Visits:
         for number in itertools.count():
             while len(known) <= self.turns:
                 known.append(self.order.at(self.position + (number + len(known)) * self.batch_size, self.batch_size))
-            yield number % self.num_slots, known.popleft(), known[-1].indices
+            visits, soon = known.popleft(), known[-1].indices
+            yield (
+                number % self.num_slots,
+                visits,
+                soon if number >= self.turns else np.concatenate([visits.indices, soon]),
+            )
 
 
 class EvalData:

@@ -28,12 +28,14 @@ class ShardImages:
         Raises:
           OSError: if the shard is gone, ends before, or the bytes are not those that were packed.
         """
-        wanted = self._ranges(np.array([index]))[0]
+        columns, at = self.index.columns, self.images[index]
+        shard, shard_bytes = self.index.shard(int(columns["shard_ends"].searchsorted(at, side="right")))
+        wanted = Range(shard, int(columns["blocks"][at]) * BLOCK, int(columns["lengths"][at]), shard_bytes)
         content = self.store.read(wanted)
         if len(content) < wanted.length:
             raise OSError(errno.EIO, f"shard {wanted.shard} ends before it; the shard was cut off")
-        checksums = self.index.columns.get("checksums")
-        if checksums is not None and zlib.crc32(content) != int(checksums[self.images[index]]):
+        checksums = columns.get("checksums")
+        if checksums is not None and zlib.crc32(content) != int(checksums[at]):
             raise OSError(errno.EIO, f"its bytes in shard {wanted.shard} do not match their checksum")
         return content
 
@@ -47,9 +49,9 @@ class ShardImages:
 
     def _ranges(self, indices: NDArray[np.int64]) -> list[Range]:
         columns, at = self.index.columns, indices + self.images.start
-        shards, names = np.searchsorted(columns["shard_ends"], at, side="right").tolist(), self.index.shard_names()
+        shards = map(self.index.shard, columns["shard_ends"].searchsorted(at, side="right").tolist())
         starts, lengths = columns["blocks"][at].astype(np.int64) * BLOCK, columns["lengths"][at]
         return [
-            Range(names[shard], start, length, int(columns["shard_bytes"][shard]))
-            for shard, start, length in zip(shards, starts.tolist(), lengths.tolist(), strict=True)
+            Range(shard, start, length, shard_bytes)
+            for (shard, shard_bytes), start, length in zip(shards, starts.tolist(), lengths.tolist(), strict=True)
         ]
