@@ -183,9 +183,8 @@ def prefetch(images: Images, stretches: Sequence[range]) -> None:
         below = []
         for one in filter(None, stretches):
             found = range(int(images.indices[one.start]), int(images.indices[one.stop - 1]) + 1)
-            if len(found) < 3 * len(
-                one
-            ):  # else few of what lies between are wanted, or they have an order of their own
+            # Else few of what lies between are wanted, or they were picked in another order.
+            if len(found) < 3 * len(one):
                 below.append(found)
         prefetch(images.images, below)
     elif isinstance(images, Chained):
