@@ -166,7 +166,7 @@ PLAIN = {
             MEMORY,
         ),
     ),
-    # Commands on many files: time, and what memory they held early, late and at most.
+    # Commands on many files: time, and what memory they held in the first epoch, the second, the last, and at most.
     "memory": Plain(
         "memory",
         ("seconds", "early_bytes"),
@@ -176,8 +176,28 @@ PLAIN = {
             Column("s", "seconds"),
             Column("images/s", "images_per_s", ",.0f"),
             Column("memory early, MB", "early_bytes", ",.0f", 1e-6),
+            Column("second epoch, MB", "second_bytes", ",.0f", 1e-6),
             Column("late, MB", "late_bytes", ",.0f", 1e-6),
             Column("at most, MB", "peak_bytes", ",.0f", 1e-6),
+        ),
+    ),
+    # How long a command takes to begin.
+    "start": Plain(
+        "start",
+        ("start_s",),
+        (Column("command", "model"), DATA, Column("s", "start_s", ".2f", with_spread=True), Column("times", "n")),
+    ),
+    # A processor's seconds until an accuracy was reached.
+    "whole_runs": Plain(
+        "whole_runs",
+        ("core_s",),
+        (
+            DATA,
+            Column("trained by", "model"),
+            Column("core seconds to reach it", "core_s", ",.0f"),
+            Column("of an epoch", "core_s_per_epoch", ",.0f"),
+            Column("last test top-1, %", "top1", ".2f", 100),
+            Column("n", "n"),
         ),
     ),
     # Writing shards, and reading them from a cold disk.
@@ -216,6 +236,41 @@ PLAIN = {
             Column("memory, MB", "peak_bytes", ",.2f", 1e-6),
             Column("index, GB", "index_bytes", ",.1f", 1e-9),
             Column("bytes per image", "index_bytes_per_image", ",.0f"),
+        ),
+    ),
+    # Pre-trained weights beside fresh ones on other data: on frozen features, and fine-tuned.
+    "transfer_frozen": Plain(
+        "transfer",
+        ("linear_top1",),
+        (
+            DATA,
+            Column("features", "model"),
+            *(
+                Column(f"{shots}-shot, %", f"ridge_{shots}shot", ".1f", 100, with_spread=True)
+                for shots in (1, 5, 10, 25)
+            ),
+            Column("linear, %", "linear_top1", ".1f", 100),
+            Column("kNN, %", "knn_top1", ".1f", 100),
+        ),
+    ),
+    "transfer": Plain(
+        "transfer",
+        ("top1",),
+        (
+            DATA,
+            Column("start and optimizer, or size", "model"),
+            Column("test top-1, %", "top1", ".1f", 100, with_spread=True),
+            Column("n", "n"),
+        ),
+    ),
+    "transfer_small": Plain(
+        "transfer",
+        ("val_top1",),
+        (
+            DATA,
+            Column("recipe", "model"),
+            Column("validation top-1, %", "val_top1", ".1f", 100, with_spread=True),
+            Column("n", "n"),
         ),
     ),
     # What was scored from scratch in how many CPU minutes.

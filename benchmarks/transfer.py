@@ -1,46 +1,52 @@
 """Transfer of a Mixer pre-trained on CIFAR-100, beside the same Mixer from scratch, under a protocol for a CPU.
 
     python benchmarks/transfer.py --data-root ../shared/data --runs runs/transfer
-    python benchmarks/transfer.py --parts probe resolution --seeds 0
+    python benchmarks/transfer.py --parts tune & python benchmarks/transfer.py --parts probe resolution small
 
-Pre-training is the recipe cifar100 with half its blocks and for 15 epochs, that all of this fits a CPU. Then, for each data set: few-shot, linear probe and nearest neighbours on frozen
-features (`probe`); fine-tuning of at most 500 steps of 128 images, the rate chosen on held-out images (`tune`); the
-same at twice the side (`resolution`); and ways to fine-tune little data of one's own, compared on validation images
-(`small`). From scratch, SGD and AdamW may choose from rates of their own. Test images are scored once for each run.
-Every training is a run folder; the same command goes on where it was stopped, and adds only rows that are not there.
+Pre-training is the recipe cifar100 with half its blocks and for 15 epochs, that all of this fits a CPU. Then:
+
+- `probe`: few-shot, linear probe and nearest neighbours on frozen features, pre-trained and fresh;
+- `tune`: the recipe `finetune` for 200 steps of 128 images, the rate chosen on held-out images by the first seed;
+  fresh weights are trained as long, by SGD and by AdamW, each with rates of its own;
+- `resolution`: the same, the pre-trained weights as they are and at twice the side;
+- `small`: ways to fine-tune little data of one's own, compared on validation images.
+
+Test images are scored once for each run, in `small` never. Every training is a run folder; the same command goes on
+where it was stopped, and adds only rows that are not there. Parts may run at the same time once pre-training is over:
+they have folders of their own, and a row is added by one write.
 """
 
 import argparse
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mixonomy import api
+from mixonomy.data import open_source
+from mixonomy.durations import num_steps
+from mixonomy.evals.suites import Task
 from mixonomy.experiment import Runtime
-from mixonomy.models import create_from, save_model
+from mixonomy.loading import load
+from mixonomy.models import create, info_of
+from mixonomy.probing import probe
 from mixonomy.progress import Console
 from mixonomy.recipe import Model, Recipe, changed
 from mixonomy.recipes import load_recipe
-from mixonomy.recipes.finetune import recipe as finetune
 from mixonomy.recipes.folder_finetune import recipe as own_data
-from mixonomy.runs import RunFolder
-from rows import RESULTS, Row, append, make_row, origin, read
+from mixonomy.training import train
+from mixonomy.transferring import Protocol, fine_tuned, task_recipe
+from rows import RESULTS, Row, append, command_line, make_row, origin, read
 
-BLOCKS, EPOCHS, STEPS, BATCH = 4, 15, 500, 128
-# Name of the data in rows -> (SOURCE, training images, share of them to choose by).
-DATA: dict[str, tuple[str, int | None, float]] = {
-    "cifar10": ("cifar10", None, 0.02),
-    "cifar10, 1,000 images": ("cifar10", 1000, 0.2),
-    "eurosat": ("eurosat", None, 0.2),
-    "flowers102": ("flowers102", None, 0.1),
-}
-RESOLUTION = {name: (name, None, 0.1) for name in ("eurosat", "flowers102", "imagenette")}
-PIXELS, LARGE_PIXELS = 32, 64
-LRS = {"sgd": (0.003, 0.01, 0.03, 0.06), "adamw": (3e-4, 1e-3, 3e-3)}
+BLOCKS, EPOCHS = 4, 15
+LRS = (0.01, 0.03, 0.06)  # the paper's but for the lowest, which is for longer trainings
+RESOLUTION_LRS = (0.01, 0.03)
+SCRATCH_LRS = {"sgd": (0.03, 0.1, 0.3), "adamw": (5e-4, 1e-3, 3e-3)}
 # What `folder_finetune` is held against, one thing at a time, see `small`.
 SMALL: dict[str, dict[str, Any]] = {
     "as it is": {},
@@ -50,11 +56,99 @@ SMALL: dict[str, dict[str, Any]] = {
     "learning rate 3e-4": {"optim": {"lr": 3e-4}},
     "learning rate 3e-3": {"optim": {"lr": 3e-3}},
     "layer decay 0.75": {"optim": {"layer_decay": 0.75}},
-    "no crop": {"augment": {"crop": "none", "min_area": None}},
-    "crop of 5 % or more": {"augment": {"min_area": 0.05}},
+    "no crop": {"augment": {"crop": "none"}},
+    "resmall crop": {"augment": {"crop": "resmall"}},
     "head alone": {"tune": "head", "freeze": None},
     "biases and norms": {"tune": "bias-norm"},
 }
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured.
+
+    Args:
+      protocol: steps and batch of `tune` and `resolution`.
+      probed: data for frozen features.
+      tuned: (task, seeds).
+      resized, pixels: tasks, and the sides that their images get; the first is the model's.
+      small: name in rows -> the recipe's data, whose held-out part judges; with the seeds and steps of each.
+    """
+
+    protocol: Protocol
+    probed: tuple[Task, ...]
+    tuned: tuple[tuple[Task, int], ...]
+    resized: tuple[Task, ...]
+    pixels: tuple[int, int]
+    small: dict[str, dict[str, Any]]
+    small_seeds: int
+    small_steps: int
+
+
+CIFAR10 = Task("cifar10", "cifar10", 10, val_share=0.02, lrs=LRS)
+FEW_CIFAR10 = Task("cifar10, 1,000 images", "cifar10", 10, train_images=1000, val_share=0.2, lrs=LRS)
+EUROSAT = Task("eurosat", "eurosat", 10, val_share=0.2, lrs=LRS)
+FLOWERS = Task("flowers102", "flowers102", 102, lrs=LRS)  # has a validation split
+IMAGENETTE = Task("imagenette", "imagenette", 10, val_share=0.1, lrs=LRS)
+DIGITS = Task("digits", "digits", 10, train_images=100, val_share=0.2, lrs=(0.01, 0.03))
+
+FULL = Size(
+    Protocol(steps=200, batch_size=128),
+    # Train and val of flowers102 together have 20 images of a class.
+    probed=(CIFAR10, EUROSAT, replace(FLOWERS, train_images=2040)),
+    tuned=((FEW_CIFAR10, 3), (EUROSAT, 3), (FLOWERS, 3), (CIFAR10, 1)),
+    resized=(EUROSAT, FLOWERS, IMAGENETTE),
+    pixels=(32, 64),
+    small={
+        "eurosat, 300 images": {"source": "eurosat", "val_share": 0.7},
+        "flowers102, 612 images": {"source": "flowers102", "train_images": 2040, "val_share": 0.7},
+    },
+    small_seeds=2,
+    small_steps=150,
+)
+QUICK = Size(
+    Protocol(steps=3, batch_size=16),
+    probed=(DIGITS,),
+    tuned=((DIGITS, 2),),
+    resized=(DIGITS,),
+    pixels=(8, 16),
+    small={"digits, 30 images": {"source": "digits", "train_images": 100, "val_share": 0.7}},
+    small_seeds=1,
+    small_steps=10,
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A fine-tuning to measure.
+
+    Args:
+      model, data: as they stand in rows.
+      lrs: rates to choose from on held-out images; where there are none, held-out images judge in place of test images.
+    """
+
+    model: str
+    data: str
+    recipe: Recipe
+    lrs: tuple[float, ...]
+    seeds: int
+
+    @property
+    def num_images(self) -> int:
+        """Training images that all its runs pass."""
+        recipe = self.recipe
+        steps = num_steps(recipe.duration, batch_size=recipe.batch_size, num_examples=1)
+        return (len(self.lrs) + self.seeds) * steps * recipe.batch_size
+
+
+@dataclass(frozen=True)
+class Start:
+    """What all parts begin with: the pre-trained weights, the same model fresh, and what to run on."""
+
+    init: str
+    model: Model
+    runtime: Runtime
+    runs: Path
 
 
 def pretraining(epochs: int) -> Recipe:
@@ -62,18 +156,10 @@ def pretraining(epochs: int) -> Recipe:
     return changed(load_recipe("cifar100"), model={"num_blocks": BLOCKS}, duration=f"{epochs} epochs")
 
 
-def protocol(about: tuple[str, int | None, float], seed: int, steps: int) -> Recipe:
-    """Fine-tuning by the paper's recipe, but for its length and batch."""
-    source, train_images, val_share = about
-    return changed(
-        finetune,
-        data={"source": source, "train_images": train_images, "val_share": val_share},
-        optim={"warmup": "10 %"},
-        duration=f"{steps} steps",
-        eval_every=f"{max(steps // 5, 1)} steps",
-        batch_size=BATCH,
-        seed=seed,
-    )
+def fine_tuning(task: Task, start: Start, size: Size, pixels: int | None = None) -> Recipe:
+    """The recipe for the task, as `mixonomy transfer` has it."""
+    num_images = len(open_source(task.source, start.runtime.data_root).splits["train"])
+    return task_recipe(task, task.source, num_images, start.init, size.protocol, pixels)
 
 
 def from_scratch(recipe: Recipe, model: Model, pixels: int, optimizer: str) -> Recipe:
@@ -81,150 +167,140 @@ def from_scratch(recipe: Recipe, model: Model, pixels: int, optimizer: str) -> R
     values = recipe.model_dump()
     values |= {"init": None, "model": model.model_dump(), "image_size": pixels}
     scratch = Recipe.model_validate(values)
-    return (
-        scratch
-        if optimizer == "sgd"
-        else changed(scratch, optim={"name": "adamw", "momentum": None, "weight_decay": 0.05})
-    )
+    return scratch if optimizer == "sgd" else changed(scratch, optim={"name": optimizer, "weight_decay": 0.05})
 
 
-def swept(recipe: Recipe, seeds: list[int], folder: Path, runtime: Runtime) -> tuple[list[float], float]:
-    """Test top-1 of each seed and the rate, which the first seed chose on held-out images."""
-    first = changed(recipe, seed=seeds[0])
-    grid = {"optim.lr": LRS[recipe.optim.name]}
-    scores = [
-        api.train(first, folder / f"seed{seeds[0]}", sweep=grid, runtime=runtime, console=Console()).result["top1"]
-    ]
-    chosen = RunFolder(folder / f"seed{seeds[0]}").recipe()
-    for seed in seeds[1:]:
-        run = api.train(changed(chosen, seed=seed), folder / f"seed{seed}", runtime=runtime, console=Console())
-        scores.append(run.result["top1"])
-    assert chosen.optim.lr is not None, "the sweep chose it"
-    return scores, chosen.optim.lr
-
-
-def tune(init: str, model: Model, options: argparse.Namespace, runtime: Runtime) -> Iterator[Row]:
+def tune(start: Start, size: Size) -> Iterator[Job]:
     """Pre-trained against fresh weights on every data set."""
-    for name, about in DATA.items():
-        base = protocol(about, options.seeds[0], options.steps)
-        arms = {
-            "pre-trained, SGD": changed(base, init=init),
-            "from scratch, SGD": from_scratch(base, model, PIXELS, "sgd"),
-            "from scratch, AdamW": from_scratch(base, model, PIXELS, "adamw"),
-        }
-        for arm, recipe in arms.items():
-            folder = options.runs / _slug(f"tune {name} {arm}")
-            yield _summary(arm, name, "top1", *swept(recipe, options.seeds, folder, runtime))
+    for task, seeds in size.tuned:
+        recipe = fine_tuning(task, start, size)
+        yield Job("pre-trained, SGD", task.name, recipe, task.lrs, seeds)
+        for name, optimizer in (("SGD", "sgd"), ("AdamW", "adamw")):
+            scratch = from_scratch(recipe, start.model, size.pixels[0], optimizer)
+            yield Job(f"from scratch, {name}", task.name, scratch, SCRATCH_LRS[optimizer], seeds)
 
 
-def resolution(init: str, _: Model, options: argparse.Namespace, runtime: Runtime) -> Iterator[Row]:
+def resolution(start: Start, size: Size) -> Iterator[Job]:
     """The pre-trained weights as they are and resized to twice the side."""
-    for name, about in RESOLUTION.items():
-        for pixels in (PIXELS, LARGE_PIXELS):
-            recipe = changed(protocol(about, options.seeds[0], options.steps), init=init, image_size=pixels)
-            folder = options.runs / _slug(f"resolution {name} {pixels}")
-            scores, lr = swept(recipe, options.seeds, folder, runtime)
-            yield _summary(f"pre-trained, {pixels} pixels", name, "top1", scores, lr)
+    for task in size.resized:
+        for pixels in size.pixels:
+            recipe = fine_tuning(task, start, size, pixels)
+            yield Job(f"pre-trained, {pixels} pixels", task.name, recipe, RESOLUTION_LRS, 1)
 
 
-def probe(init: str, model: Model, options: argparse.Namespace, runtime: Runtime) -> Iterator[Row]:
-    """Frozen features, pre-trained and fresh."""
-    fresh = options.runs / "fresh.safetensors"
-    torch.manual_seed(0)
-    save_model(create_from(model, num_classes=10, image_size=(PIXELS, PIXELS), in_channels=3), fresh)
-    for name in ("cifar10", "eurosat", "flowers102"):
-        for arm, weights in (("pre-trained", init), ("from scratch", str(fresh))):
-            found = api.probe(weights, name, probes=("ridge", "linear", "knn"), num_seeds=3, runtime=runtime)
-            for few in found.few_shot:
-                yield make_row(
-                    origin(),
-                    study="transfer",
-                    model=f"{arm}, frozen",
-                    data=name,
-                    metric=f"ridge_{few.shots}shot",
-                    value=few.mean,
-                    unit="share",
-                    spread=few.std,
-                    n=len(few.top1),
-                )
-            assert found.linear is not None and found.knn is not None, "both were asked for"
-            for metric, value in (("linear_top1", found.linear.top1), ("knn_top1", found.knn)):
-                yield _single(f"{arm}, frozen", name, metric, value)
-
-
-def small(init: str, _: Model, options: argparse.Namespace, runtime: Runtime) -> Iterator[Row]:
-    """Changes of `folder_finetune`, one at a time; validation images judge, a third of train."""
-    for name, source, images in (
-        ("eurosat, 300 images", "eurosat", 300),
-        ("flowers102, 600 images", "flowers102", 600),
-    ):
+def small(start: Start, size: Size) -> Iterator[Job]:
+    """Changes of `folder_finetune`, one at a time."""
+    steps = f"{size.small_steps} steps"
+    for name, about in size.small.items():
+        base = changed(own_data, init=start.init, data=about, duration=steps, eval_every=steps, keep="last")
         for variant, change in SMALL.items():
-            base = changed(
-                own_data,
-                init=init,
-                data={"source": source, "train_images": images, "val_share": 1 / 3},
-                duration=f"{options.steps} steps",
-                eval_every=f"{max(options.steps // 5, 1)} steps",
-                keep="last",
+            yield Job(f"folder_finetune, {variant}", name, changed(base, **change), (), size.small_seeds)
+
+
+def measured(part: str, jobs: list[Job], start: Start) -> Iterator[Row]:
+    """Runs all, one row for each: mean and sample standard deviation over seeds."""
+    options: dict[str, Any] = {"runtime": start.runtime, "console": Console(), "command": command_line()}
+    for job in jobs:
+        folder = start.runs / _slug(f"{part} {job.data} {job.model}")
+        recipe, chosen = job.recipe, ""
+        if job.lrs:
+            scores, lr = fine_tuned(recipe, job.lrs, job.seeds, folder, **options)
+            tried = ", ".join(f"{rate:g}" for rate in job.lrs)
+            chosen = f", learning rate {lr:g} of {tried}, chosen on held-out images"
+        else:
+            runs = ((changed(recipe, seed=seed), folder / f"seed{seed}") for seed in range(job.seeds))
+            scores = [train(*run, **options, is_trial=True)["top1"] for run in runs]
+        yield make_row(
+            origin(),
+            study="transfer",
+            model=job.model,
+            data=job.data,
+            metric="top1" if job.lrs else "val_top1",
+            value=statistics.fmean(scores),
+            unit="share",
+            spread=statistics.stdev(scores) if len(scores) > 1 else None,
+            n=len(scores),
+            note=f"{recipe.duration} of {recipe.batch_size}{chosen}",
+        )
+
+
+def frozen(start: Start, size: Size) -> Iterator[Row]:
+    """Frozen features, pre-trained and fresh."""
+    pretrained = load(start.init)
+    torch.manual_seed(0)
+    models: dict[str, nn.Module] = {"pre-trained": pretrained, "from scratch": create(**info_of(pretrained).arguments)}
+    for task in size.probed:
+        source = open_source(task.source, start.runtime.data_root)
+        for name, model in models.items():
+            found = probe(
+                model,
+                source,
+                probes=("ridge", "linear", "knn"),
+                num_seeds=3,
+                device=start.runtime.device,
+                cache=start.runs / "features",
+                train_images=task.train_images,
             )
-            recipe, scores = changed(base, **change), []
-            for seed in options.seeds:
-                folder = options.runs / _slug(f"small {name} {variant} {seed}")
-                scores.append(api.train(changed(recipe, seed=seed), folder, runtime=runtime).result["val_top1"])
-            yield _summary(f"folder_finetune, {variant}", name, "val_top1", scores, None)
+            assert found.linear is not None and found.knn is not None, "both were asked for"
+            about: dict[str, Any] = {
+                "study": "transfer",
+                "model": f"{name}, frozen",
+                "data": task.name,
+                "unit": "share",
+            }
+            for few in found.few_shot:
+                short = f"{few.num_short} classes have fewer images" if few.num_short else None
+                over = {"spread": few.std, "n": len(few.top1), "note": short}
+                yield make_row(origin(), **{**about, **over}, metric=f"ridge_{few.shots}shot", value=few.mean)
+            yield make_row(origin(), **about, metric="linear_top1", value=found.linear.top1)
+            yield make_row(origin(), **about, metric="knn_top1", value=found.knn)
 
 
-PARTS = {"probe": probe, "tune": tune, "resolution": resolution, "small": small}
+JOBS: dict[str, Callable[[Start, Size], Iterator[Job]]] = {"tune": tune, "resolution": resolution, "small": small}
+PARTS = ("probe", *JOBS)
+
+
+def rows_of(part: str, start: Start, size: Size) -> Iterator[Row]:
+    """The rows of one part; says first how much there is to do."""
+    if part == "probe":
+        return frozen(start, size)
+    jobs = list(JOBS[part](start, size))
+    images: dict[Any, int] = {}
+    for job in jobs:
+        pixels = job.recipe.image_size or size.pixels[0]
+        images[pixels] = images.get(pixels, 0) + job.num_images
+    words = " and ".join(f"{number:,} of {pixels} pixels" for pixels, number in images.items())
+    print(f"{part}: {sum(len(job.lrs) + job.seeds for job in jobs)} trainings on {words}", file=sys.stderr)
+    return measured(part, jobs, start)
 
 
 def _slug(text: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in text)
 
 
-def _single(model: str, data: str, metric: str, value: float) -> Row:
-    return make_row(origin(), study="transfer", model=model, data=data, metric=metric, value=value, unit="share")
-
-
-def _summary(model: str, data: str, metric: str, scores: list[float], lr: float | None) -> Row:
-    """Mean and sample standard deviation over seeds."""
-    return make_row(
-        origin(),
-        study="transfer",
-        model=model,
-        data=data,
-        metric=metric,
-        value=statistics.fmean(scores),
-        unit="share",
-        spread=statistics.stdev(scores) if len(scores) > 1 else None,
-        n=len(scores),
-        note=None if lr is None else f"learning rate {lr:g}, chosen on held-out images",
-    )
-
-
 def _is_same(a: Row, b: Row) -> bool:
-    return all(a[key] == b[key] for key in ("study", "model", "data", "metric", "value", "n"))
+    return all(a.get(key) == b.get(key) for key in ("study", "model", "data", "metric", "value", "n", "note"))
 
 
 def main() -> int:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each fine-tuning")
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="of pre-training")
     parser.add_argument("--init", help="weights in place of pre-training")
+    parser.add_argument("--quick", action="store_true", help="a try of all parts on the digits, in seconds")
     parser.add_argument("--data-root", help="folder of the known data sets; $MIXONOMY_DATA if not given")
     parser.add_argument("--runs", type=Path, default=Path("runs/transfer"))
     parser.add_argument("--results", type=Path, default=RESULTS / "transfer.jsonl")
     options = parser.parse_args()
-    runtime = Runtime(data_root=options.data_root)
-    options.runs.mkdir(parents=True, exist_ok=True)
-    recipe = pretraining(options.epochs)
+    runtime, size = Runtime(data_root=options.data_root), QUICK if options.quick else FULL
+    recipe = changed(load_recipe("digits"), duration="9 steps") if options.quick else pretraining(options.epochs)
     if options.init is None:
         folder = options.runs / f"pretrained-{recipe.duration.replace(' ', '-')}"
         options.init = str(api.train(recipe, folder, runtime=runtime, console=Console()).path)
+    start = Start(options.init, recipe.model, runtime, options.runs)
     for part in options.parts:
-        for row in PARTS[part](options.init, recipe.model, options, runtime):
+        for row in rows_of(part, start, size):
             print(f"{row['model']} on {row['data']}: {row['metric']} {row['value']} ± {row['spread']}", file=sys.stderr)
             if not any(_is_same(row, old) for old in read(options.results)):
                 append(options.results, [row])

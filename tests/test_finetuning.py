@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -54,6 +55,12 @@ def test_model_and_range_of_pixels_are_those_of_the_weights_and_the_head_is_zero
     assert prepared.crop == "squash", "the recipe says how to cut, not the weights"
 
 
+@pytest.mark.parametrize("name", ["finetune", "folder_finetune"])
+def test_recipe_for_fine_tuning_without_weights_says_what_to_give(name):
+    with pytest.raises(ValueError, match=f"the recipe {name} goes on from trained weights; say which by --init"):
+        set_up(choose_recipe(name, "digits"), Runtime(device="cpu"))
+
+
 def test_another_image_size_resizes_and_says_so(tmp_path):
     init = pretrained(tmp_path / "w.safetensors")
     setup = set_up(finetuned(init, image_size=16), Runtime(device="cpu"))
@@ -63,6 +70,41 @@ def test_another_image_size_resizes_and_says_so(tmp_path):
     images = torch.randn(2, 1, 16, 16)
     torch.testing.assert_close(setup.model.features(images), body.features(images))  # type: ignore[operator]
     assert setup.preprocessing.image_size == (16, 16)
+
+
+@pytest.mark.parametrize("size", [None, 16])
+def test_dropping_is_of_the_training_and_changes_no_weights(size, tmp_path):
+    init = pretrained(tmp_path / "w.safetensors")
+    plain = set_up(finetuned(init, image_size=size), Runtime(device="cpu"))
+    dropping = finetuned(init, image_size=size, model={"dropout": 0.2, "drop_path": 0.3})
+    found = set_up(dropping, Runtime(device="cpu"))
+    assert (found.arguments, found.init, found.notes) == (plain.arguments, plain.init, plain.notes)
+    images = torch.randn(2, 1, *found.preprocessing.image_size)
+    one, other = plain.model.eval(), found.model.eval()
+    assert torch.equal(one.features(images), other.features(images))  # type: ignore[operator]
+    texts = [str(module) for module in other.modules()]
+    assert "DropPath(drop_prob=0.3)" in texts and "Dropout(p=0.2, inplace=False)" in texts
+    with pytest.raises(ValueError, match="drop_path has no effect on convmixer"):
+        sizes = {"patch_size": 2, "hidden_dim": 8, "num_blocks": 2, "kernel_size": 3}
+        save_model(mx.create("convmixer", image_size=8, in_channels=1, **sizes), tmp_path / "c.safetensors")
+        set_up(finetuned(str(tmp_path / "c.safetensors"), model={"drop_path": 0.1}), Runtime(device="cpu"))
+
+
+def test_dropping_reaches_timm_s_models_too(tmp_path):
+    save_model(mx.create("timm:resnet18", num_classes=3, image_size=32), tmp_path / "w.safetensors")
+    recipe = finetuned(str(tmp_path / "w.safetensors"), model={"drop_path": 0.3})
+    before = load_file(tmp_path / "w.safetensors")
+    found = set_up(recipe, Runtime(device="cpu")).model
+    assert any(type(module).__name__ == "DropPath" for module in found.modules())
+    assert all(torch.equal(t, before[name]) for name, t in found.state_dict().items() if not name.startswith("head."))
+
+
+def test_size_that_timm_s_weights_cannot_have_is_one_sentence(tmp_path):
+    save_model(mx.create("timm:test_vit", num_classes=3, image_size=32), tmp_path / "w.safetensors")
+    with pytest.raises(
+        ValueError, match="timm:test_vit has weights for 32x32 pixels alone and cannot be resized; take"
+    ):
+        set_up(finetuned(str(tmp_path / "w.safetensors"), image_size=48), Runtime(device="cpu"))
 
 
 def test_run_loads_without_its_start_and_remembers_it(tmp_path):
@@ -88,6 +130,8 @@ def test_resume_from_other_weights_is_refused(tmp_path, monkeypatch):
 def test_model_beside_init_is_refused_by_name():
     with pytest.raises(ValueError, match=r"model.name has no effect with init, whose weights say what the model is"):
         Recipe(init="w.npz", model={"name": "mixer-b/16"})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="model.head_bias has no effect with init, whose head becomes one of zeros"):
+        Recipe(init="w.npz", model={"head_bias": -2.0})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="image_size is None, .* there is no init"):
         Recipe(image_size=None)
     assert changed(load_recipe("cifar10"), init="w.npz").model.hidden_dim is None, "the sizes go with the old model"
@@ -109,6 +153,7 @@ def test_finetuning_is_as_long_as_the_paper_s(count, steps, warmup, val_share):
     assert (recipe.data.val_share, recipe.batch_size, recipe.optim.clip) == (val_share, 512, 1.0)
     optim = recipe.optim
     assert (optim.name, optim.momentum, optim.schedule, optim.weight_decay) == ("sgd", 0.9, "cosine", 0.0)
+    assert (recipe.augment.crop, recipe.augment.flip, recipe.data.eval_crop) == ("resmall", True, "resmall")
 
 
 def test_init_chooses_a_recipe_for_fine_tuning(tmp_path):
@@ -120,6 +165,23 @@ def test_init_chooses_a_recipe_for_fine_tuning(tmp_path):
     assert choose_recipe(None, str(tmp_path), init="w.npz").name == "folder_finetune"
     assert choose_recipe("digits", None, init="w.npz") == changed(load_recipe("digits"), init="w.npz")
     assert choose_recipe(None, "finetune").name == "folder", "a source of that name has no recipe"
+
+
+@pytest.mark.parametrize("name", ["finetune", "folder", "folder_finetune"])
+def test_named_recipe_has_the_length_that_suits_the_images(name):
+    suited = import_module(f"mixonomy.recipes.{name}").recipe_for(len(open_source("digits").splits["train"]))
+    assert choose_recipe(name, "digits") == choose_recipe(name, None) == suited
+    assert choose_recipe(name, "digits") != load_recipe(name) or name == "finetune"  # whose 500 steps suit the digits
+    assert choose_recipe(name, "nowhere.csv") == load_recipe(name), "training will say that there are no images"
+
+
+@pytest.mark.parametrize(("count", "warmup"), [(1000, 500), (50_000, 125), (1_281_167, 62)])
+def test_another_length_keeps_the_share_of_the_warm_up(count, warmup):
+    recipe = recipe_for(count, 2500)
+    assert (recipe.duration, recipe.optim.warmup, recipe.eval_every) == (
+        "2500 steps", f"{warmup} steps", "500 steps"
+    )  # fmt: skip
+    assert recipe_for(count, 1).eval_every == "1 steps"
 
 
 TRAINED = {
@@ -136,7 +198,8 @@ def test_only_what_is_tuned_moves_and_only_that_has_a_state(tune, optimizer, tmp
     recipe = finetuned(init, tune=tune, optim={"name": optimizer, "lr": 0.1, "weight_decay": 0.5}, keep="last")
     train(recipe, tmp_path / "run")
     before, after = load_file(init), weights(tmp_path / "run")
-    moved = {name for name in after if name.startswith("head.") or not torch.equal(before[name], after[name])}
+    before |= {name: torch.zeros_like(after[name]) for name in ("head.weight", "head.bias")}
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
     assert {name.split(".")[0] for name in moved} == TRAINED[tune]
     vectors = {name for name, tensor in after.items() if tensor.ndim == 1}
     expected = {"all": set(after), "head": {"head.weight", "head.bias"}, "bias-norm": vectors | {"head.weight"}}[tune]

@@ -9,7 +9,7 @@ import torch
 
 import mixonomy as mx
 from mixonomy.cli import main
-from mixonomy.data import Source, Split, hold_out, open_source
+from mixonomy.data import Source, Split, hold_out, open_source, plan_splits
 from mixonomy.evals import KNN, RidgeProbe, draw_support, features_of, linear_probe, top1
 from mixonomy.predicting import predictor_of
 from mixonomy.probing import probe
@@ -70,6 +70,18 @@ def test_few_shots_alone_need_features_of_the_drawn_images_only(model, tmp_path)
     assert alone.few_shot == beside.few_shot and [few.shots for few in alone.few_shot] == [1, 2]
     again = probe(model, source, shots=(1, 2), num_seeds=2, device="cpu", cache=tmp_path)
     assert again == alone and len(list(tmp_path.iterdir())) == 2
+
+
+def test_limited_training_images_are_those_that_training_takes(model):
+    source = small(num_val=50)
+    taken = Source(
+        "small", source.class_names, {**source.splits, "train": plan_splits(source, 0, train_images=40).train}
+    )
+    del taken.splits["val"]
+    options = {"probes": ("ridge", "knn"), "shots": (9,), "num_seeds": 2, "device": "cpu"}
+    found = probe(model, source, train_images=40, **options)
+    assert found == probe(model, taken, **options) and found.num_train == 40
+    assert found.few_shot[0].num_support <= 40 < len(source.splits["train"])
 
 
 def test_class_with_fewer_images_than_shots_is_said(model):

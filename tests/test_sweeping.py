@@ -8,7 +8,9 @@ import mixonomy as mx
 from mixonomy import sweeping, training
 from mixonomy.cli.train import parse_sweep
 from mixonomy.data import open_source, plan_splits
+from mixonomy.progress import Console
 from mixonomy.recipe import changed
+from mixonomy.report import write_report
 from mixonomy.runs import RunFolder
 from mixonomy.sweeping import Trial, best_of, check_grid, edges, sweep
 from mixonomy.training import train
@@ -44,8 +46,9 @@ def test_best_on_held_out_images_is_trained_on_all_of_them(tmp_path, trained):
     assert result["sweep"]["seconds"] == sum(trial["seconds"] for trial in trials)
 
 
-def test_trials_never_see_the_test_images(tmp_path):
-    sweep(tiny(), GRID, tmp_path)
+def test_trials_never_see_the_test_images(tmp_path, capsys):
+    sweep(tiny(), GRID, tmp_path, console=Console())
+    assert capsys.readouterr().err.count("1,295 training and 143 held-out images, ") == 2
     held_out = plan_splits(open_source("digits"), 0.1).val
     assert held_out is not None
     for folder in (tmp_path / "sweep").iterdir():
@@ -75,12 +78,53 @@ def test_interrupted_sweep_goes_on_and_computes_nothing_twice(tmp_path, trained,
     assert sweep(tiny(), GRID, tmp_path / "parts") == parts and len(trained) == 3
 
 
+def test_finished_trial_keeps_its_score_and_no_weights(tmp_path):
+    sweep(tiny(), GRID, tmp_path)
+    trial = tmp_path / "sweep/optim.lr=0.01"
+    assert not list(trial.rglob("*.safetensors")) and RunFolder(trial).result() is not None
+    recipe = RunFolder(trial).recipe()
+    for use in (lambda: train(recipe, trial), lambda: mx.load(trial), lambda: write_report(RunFolder(trial))):
+        with pytest.raises(ValueError, match="is a trial of a sweep, which keeps its scores on held-out images"):
+            use()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "grid", "words"),
+    [
+        (tiny(), {"image_size": (8, 9)}, "9x9"),
+        (tiny(), {"optim.warmup": ("1 steps", "11 steps")}, "the warm-up of 11 steps is longer than the training of"),
+        (tiny(), {"freeze": ("1 steps", "10 steps")}, "freeze is 10 steps and the training 10"),
+    ],
+)
+def test_value_that_fits_nothing_is_refused_before_any_training(recipe, grid, words, tmp_path, trained):
+    with pytest.raises(ValueError, match=words):
+        sweep(recipe, grid, tmp_path)
+    assert not trained
+
+
+def test_folder_of_another_run_is_refused_before_any_training(tmp_path, trained):
+    train(tiny(), tmp_path / "plain")
+    sweep(tiny(), GRID, tmp_path / "swept")
+    train(tiny(), tmp_path / "trial/sweep/optim.lr=0.01")
+    trained.clear()
+    for folder, grid, words in (
+        ("plain", GRID, "plain holds another run: .*data.train_on_val"),
+        ("swept", {"optim.lr": (0.0001, 0.01, 0.02)}, "swept holds another run, of optim.lr=0.0001; optim.lr=0.01"),
+        ("swept/sweep/optim.lr=0.01", GRID, "is a trial of a sweep"),
+        ("trial", GRID, "optim.lr=0.01 holds another run: "),
+    ):
+        with pytest.raises(ValueError, match=words):
+            sweep(tiny(), grid, tmp_path / folder)
+    assert not trained
+
+
 def test_value_that_diverges_is_a_result_and_not_tried_again(tmp_path, trained):
     grid = {"optim.lr": ("1e30", "0.01")}
     recipe = tiny(optim={"name": "sgd"})
     result = sweep(recipe, grid, tmp_path)
     first, second = result["sweep"]["trials"]
     assert first["score"] is None and "a lower --lr" in first["error"].lower() and second["score"] is not None
+    assert "checkpoint" not in first["error"], "it is not kept"
     assert sweep(recipe, grid, tmp_path) == result and trained == [1e30, 0.01, 0.01]
     with pytest.raises(ValueError, match="no value of the sweep trained to its end; the first said: the "):
         sweep(recipe, {"optim.lr": ("1e30", "1e31")}, tmp_path / "other")
@@ -146,5 +190,6 @@ def test_own_module_begins_each_training_anew_and_the_report_shows_the_sweep(tmp
     run = mx.train(changed(tiny(), duration="4 steps"), tmp_path, model=TenLines(), sweep={"optim.lr": (1e-3, 1e-2)})
     page = (tmp_path / "report.html").read_text()
     assert "What was tried" in page and "optim.lr" in page
-    assert "Nothing was held out for validation, so no checkpoint" not in page
+    assert "Nothing was held out" not in page and "Hold out validation images" not in page
+    assert page.count("The images that could be held out were trained on too") == 2
     assert len(run.result["sweep"]["trials"]) == 2

@@ -18,6 +18,7 @@ from mixonomy.experiment import Runtime
 from mixonomy.models import create, read_safetensors, save_model
 from mixonomy.recipe import Recipe, changed
 from mixonomy.recipes import choose_recipe, load_recipe, recipe_names
+from mixonomy.recipes.imagenet21k import size_of
 from mixonomy.runs import RunFolder, read_metrics
 from mixonomy.training import train
 from training_runs import DIGITS, TenLines, assert_same_weights, jpeg, killed_at, tiny, weights
@@ -226,6 +227,23 @@ def test_sizes_that_the_table_lacks_take_the_row_of_their_neighbour():
     assert choose_recipe("jft", None, model="vit-l/16").duration == "14 epochs"
 
 
+def test_size_of_a_model_is_read_off_any_name_of_it():
+    names = {"s": ("mixer-s/32", "timm:mixer_s16_224", "timm:vit_small_patch16_224"), "b": ("mixer", "resmlp-12"),
+             "l": ("vit-l/16", "timm:mixer_l16_224.goog_in21k", "timm:vit_large_patch16_224"),
+             "h": ("mixer-h/14", "timm:vit_huge_patch14_224")}  # fmt: skip
+    for size, those in names.items():
+        assert {size_of(name) for name in those} == {size}
+    assert size_of("timm:vit_base_patch16_224") == size_of("timm:resnet50") == size_of("timm:seresnet_lite") == "b"
+
+
+def test_named_model_takes_the_place_of_the_recipes():
+    for recipe in ("imagenet1k", "imagenet21k", "jft", "digits", "folder"):
+        for model in ("mixer-l/16", "timm:mixer_l16_224"):
+            assert load_recipe(recipe, model).model.name == choose_recipe(recipe, None, model=model).model.name == model
+    assert load_recipe("jft", "timm:mixer_l16_224").optim.lr == 1e-3
+    assert load_recipe("finetune", "mixer-l/16") == load_recipe("finetune"), "its weights say what the model is"
+
+
 @pytest.mark.very_slow
 @pytest.mark.filterwarnings("ignore")  # of the compiler's own making
 def test_compiled_run_computes_the_same(tmp_path):
@@ -238,7 +256,7 @@ def test_compiled_run_computes_the_same(tmp_path):
 
 
 def test_compile_without_a_compiler_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_state.shutil, "which", lambda name: None)
+    monkeypatch.setattr(train_state.devices, "has_compiler", lambda: False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="needs a C\\+\\+ compiler"):
         train(tiny(compile=True), tmp_path)

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from mixonomy import data, devices, optim
-from mixonomy.loading import as_stored, at_size
+from mixonomy.loading import as_stored, at_size, regularised
 from mixonomy.models import create_from, info_of
 from mixonomy.models.checks import digest
 from mixonomy.models.surgery import with_head
 from mixonomy.models.tuning import HEAD, set_trainable
 from mixonomy.preprocessing import DEFAULT_RESIZE, Preprocessing
-from mixonomy.recipe import Recipe
+from mixonomy.recipe import NO_WEIGHTS, Recipe
 from mixonomy.train_state import TrainState
 
 
@@ -117,9 +117,32 @@ class Setup:
         )
 
 
-def set_up(recipe: Recipe, runtime: Runtime, model: nn.Module | None = None) -> Setup:
+@dataclass(frozen=True)
+class Opened:
+    """The data of an experiment and which of it trains; experiments on the same data can share it."""
+
+    source: data.Source
+    plan: data.Plan
+
+
+def open_data(recipe: Recipe, runtime: Runtime, source: data.Source | None = None) -> Opened:
+    """Opens the recipe's data, unless it is open already, and divides it.
+
+    Raises:
+      ValueError: if it is not there, or cannot be divided.
+    """
+    source, config = source or data.open_source(recipe.data.source, runtime.data_root), recipe.data
+    plan = data.plan_splits(
+        source, config.val_share, train_on_val=config.train_on_val, train_images=config.train_images
+    )
+    return Opened(source, plan)
+
+
+def set_up(recipe: Recipe, runtime: Runtime, model: nn.Module | None = None, opened: Opened | None = None) -> Setup:
     """Opens the data and makes the recipe's model, or reads the weights that it starts from, unless one is given.
 
+    Args:
+      opened: the recipe's data, where it is open already.
     Raises:
       ValueError: for a recipe that does not fit the data or the model.
     """
@@ -127,14 +150,9 @@ def set_up(recipe: Recipe, runtime: Runtime, model: nn.Module | None = None) -> 
         raise ValueError("init has no effect on a module of your own, which has its weights; leave one of them out.")
     device = devices.resolve_device(runtime.device)
     devices.prepare(device)
-    source = data.open_source(recipe.data.source, runtime.data_root)
+    opened = open_data(recipe, runtime) if opened is None else opened
+    source, plan = opened.source, opened.plan
     loss = _resolve_loss(recipe, source)
-    plan = data.plan_splits(
-        source,
-        recipe.data.val_share,
-        train_on_val=recipe.data.train_on_val,
-        train_images=recipe.data.train_images,
-    )
     num_classes, init, notes = len(source.class_names), None, source.notes
     torch.manual_seed(recipe.seed)
     name, arguments = type(model).__name__, {}
@@ -167,6 +185,11 @@ def _started(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str, tuple[st
     Source for the zeros: MLP-Mixer paper, section 3 (fine-tuning).
     """
     assert recipe.init is not None, "the caller asked"
+    if recipe.init == NO_WEIGHTS:
+        raise ValueError(
+            f"the recipe {recipe.name} goes on from trained weights; say which by --init: a run folder, a file, "
+            f"timm:NAME or hf:OWNER/NAME."
+        )
     size = None if recipe.image_size is None else recipe.height_width
     model = as_stored(recipe.init, num_classes=num_classes, size=size)
     info = info_of(model)
@@ -176,6 +199,7 @@ def _started(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str, tuple[st
     init = digest(tensors, b"")
     if size is not None:
         model = at_size(model, size)
+    model = regularised(model, dropout=recipe.model.dropout, drop_path=recipe.model.drop_path)
     return with_head(model, num_classes), init, info_of(model).changes[len(info.changes) :]
 
 

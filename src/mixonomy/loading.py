@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from mixonomy.models import info_of, read_npz, resize, set_info
-from mixonomy.models.create import as_height_width, check_counts
+from mixonomy.models.create import as_height_width, check_counts, create
 from mixonomy.models.files import KEY, empty_model, load_weights, misfits, read_tensors
 from mixonomy.models.hub import CONFIG, HUB, WEIGHTS, fetch, repo_of, timm_repo
 from mixonomy.models.reading import described_model, foreign_model, read_config
 from mixonomy.models.surgery import with_head
-from mixonomy.models.timm_model import PREFIX, TimmModel, create_timm
+from mixonomy.models.timm_model import PREFIX
 from mixonomy.runs import RunFolder
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar")
@@ -71,7 +71,7 @@ def as_stored(
         if not folder.exists() and (path / CONFIG).is_file() and (path / WEIGHTS).is_file():
             path = path / WEIGHTS
         else:
-            folder.info()
+            folder.check_no_trial()
             if not folder.model.exists():
                 raise ValueError(f"the run in {path} is not finished; run the same `mixonomy train` command again.")
             path = folder.model
@@ -119,15 +119,37 @@ def at_size(model: nn.Module, size: tuple[int, int]) -> nn.Module:
     if size == stored:
         return model
     arguments: dict[str, Any] = {**info.arguments, "image_size": list(size)}
-    state = model.state_dict()
-    if isinstance(model, TimmModel):
-        options = {key: value for key, value in arguments.items() if key not in ("name", "image_size")}
-        with torch.random.fork_rng(devices=[]):
-            fresh: nn.Module = create_timm(arguments["name"], image_size=size, **options)
-    else:
-        fresh = empty_model(arguments)
+    state, fresh = model.state_dict(), _fresh(arguments)
     if misfits(fresh.state_dict(), state):
+        if arguments["name"].startswith(PREFIX):
+            raise ValueError(
+                f"{arguments['name']} has weights for {stored[0]}x{stored[1]} pixels alone and cannot be resized; take "
+                f"that size, or a Mixer or ViT of mixonomy's own."
+            )
         return resize(model, size)
     load_weights(fresh, state, "the model")
     set_info(fresh, replace(info, arguments=arguments, preprocessing=replace(info.preprocessing, image_size=size)))
     return fresh
+
+
+def regularised(model: nn.Module, *, dropout: float, drop_path: float) -> nn.Module:
+    """The same weights with dropout and stochastic depth, which are no part of a trained model; see `create`.
+
+    Raises:
+      ValueError: if the model has no use for them.
+    """
+    if not dropout and not drop_path:
+        return model
+    info = info_of(model)
+    fresh = _fresh({**info.arguments, "dropout": dropout, "drop_path": drop_path})
+    load_weights(fresh, model.state_dict(), "the model")
+    set_info(fresh, info)
+    return fresh
+
+
+def _fresh(arguments: dict[str, Any]) -> nn.Module:
+    """A model of these arguments of `create`, for weights to come; draws no random numbers."""
+    if not arguments["name"].startswith(PREFIX):
+        return empty_model(arguments)
+    with torch.random.fork_rng(devices=[]):  # on the device meta, timm's buffers that no file holds would be lost
+        return create(**{**arguments, "image_size": tuple(arguments["image_size"])})

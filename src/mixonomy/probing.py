@@ -80,15 +80,17 @@ def probe(
     workers: int | None = None,
     bad: data.BadImages | None = None,
     cache: Path | None = None,
+    train_images: int | None = None,
 ) -> Probing:
     """See `mixonomy.probe`.
 
     Args:
+      train_images: use so many of train and val together only, as a training with `data.train_images` does.
       cache: folder of files of features; nothing is kept if not given.
     """
     _check(probes, shots, num_seeds)
     shots, num_seeds = sorted(set(SHOTS if shots is None else shots)), NUM_SEEDS if num_seeds is None else num_seeds
-    plan = data.plan_splits(source, 0.0)
+    plan = data.plan_splits(source, 0.0, train_images=train_images)
     num_classes, train_split = len(source.class_names), plan.train
     if source.is_multilabel:
         raise ValueError(f"{source.name} has images with several labels; give data with one label for each image.")

@@ -27,6 +27,7 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+NO_WEIGHTS = "WEIGHTS"  # in a recipe for fine-tuning: stands for those that --init names
 
 
 class Section(BaseModel):
@@ -74,6 +75,9 @@ class Model(Section):
         "kernel_size": ("convmixer", "pool", "dwconv"),
         "activation": ("convmixer",),
     }
+
+    OF_TRAINING: ClassVar[tuple[str, ...]] = ("dropout", "drop_path")
+    """Fields that decide how a model is trained, not what it is."""
 
     name: str = "mixer"
     """A name from `mixonomy list models`, a family such as "mixer" or "vit" with its sizes given, or timm:NAME for any
@@ -161,8 +165,9 @@ class Augment(Section):
     READ_BY = {"pad": ("pad",), "min_area": ("inception",)}
     SILENCES = {("randaugment_layers", "0"): {"randaugment_magnitude": None}}
 
-    crop: Literal["none", "pad", "inception"] = "none"
-    """none: the evaluation crop; pad: shift by up to `pad` pixels; inception: random box, stretched."""
+    crop: Literal["none", "pad", "resmall", "inception"] = "none"
+    """none: the evaluation crop; pad: shift by up to `pad` pixels; resmall: shorter side 256/224 of the image size,
+    then a random window; inception: random box, stretched."""
     pad: Count | None = None
     """For crop=pad: pixels on each side; 4 if not given."""
     min_area: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
@@ -318,10 +323,9 @@ class Recipe(Section):
                 raise ValueError("image_size is None, the size of the weights in init, and there is no init; give one")
             return self
         given = [name for name in Model.model_fields if getattr(self.model, name) != getattr(Model(), name)]
-        if given:
-            raise ValueError(
-                f"model.{given[0]} has no effect with init, whose weights say what the model is; leave one of them out"
-            )
+        if given := [name for name in given if name not in Model.OF_TRAINING]:
+            why = "whose head becomes one of zeros" if given == ["head_bias"] else "whose weights say what the model is"
+            raise ValueError(f"model.{given[0]} has no effect with init, {why}; leave one of them out")
         return self
 
     @model_validator(mode="after")

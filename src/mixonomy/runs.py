@@ -99,6 +99,18 @@ class RunFolder:
                     ) from None
             yield
 
+    def check_no_trial(self) -> None:
+        """Refuses a trial of a sweep, whose scores are of held-out images.
+
+        Raises:
+          ValueError: if the run is one.
+        """
+        if self.info()["facts"].get("is_trial"):
+            raise ValueError(
+                f"{self.path} is a trial of a sweep, which keeps its scores on held-out images and no weights; give "
+                f"the sweep's own folder, two above, or another."
+            )
+
     def start(self, info: dict[str, Any]) -> None:
         """Creates the folder and its run.json.
 

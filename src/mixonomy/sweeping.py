@@ -1,13 +1,16 @@
 """A sweep: values of a recipe's fields are tried on held-out images, then all images are trained on with the best.
 
 Test images are scored once, by the last training, and choose nothing. Each trial is a run folder of its own in
-OUT/sweep, so an interrupted sweep goes on where it was, and what is finished is never computed again.
+OUT/sweep, so an interrupted sweep goes on where it was, and what is finished is never computed again; its weights are
+removed then, since only its score counts.
 """
 
 import copy
 import difflib
 import itertools
+import json
 import re
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,11 +19,11 @@ from typing import Any
 
 from torch import nn
 
-from mixonomy.experiment import Runtime
+from mixonomy.experiment import Runtime, open_data, set_up
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe, Section, changed
 from mixonomy.runs import RunFolder
-from mixonomy.training import HEADLINES, Diverged, train
+from mixonomy.training import HEADLINES, REMEDY, Diverged, Lengths, train
 
 Grid = Mapping[str, Sequence[Any]]
 """Field, such as "optim.lr" -> the values to try, as in the recipe or as text."""
@@ -100,29 +103,39 @@ def sweep(
     Returns:
       The result of the last training, with "sweep": what was tried, what was chosen, and the seconds of all trials.
     Raises:
-      ValueError: for a grid that does not fit the recipe, and if every combination diverges.
+      ValueError: for a grid that does not fit the recipe, the data or the folder, before anything is trained.
+      Diverged: if every combination does, or the training on all images.
       Interrupted: after Ctrl-C, once everything is saved.
     """
-    console = console or Console(quiet=True)
+    runtime, console, folder = runtime or Runtime(), console or Console(quiet=True), RunFolder(out)
     recipes = check_grid(recipe, grid)
+    finals = [(values, changed(tried, data={"train_on_val": True})) for values, tried in recipes]
+    _check_folder(folder, finals)
+    folders = [RunFolder(folder.path / "sweep" / _slug(values)) for values, _ in recipes]
+    left = [tried for (_, tried), trial in zip(recipes, folders, strict=True) if _is_left(trial, tried)]
+    opened = open_data(recipe, runtime) if left else None
+    for tried in left:
+        Lengths.of(tried, len(set_up(tried, runtime, copy.deepcopy(model), opened).plan.train))
     trials = []
-    for number, (values, tried) in enumerate(recipes, start=1):
-        folder = RunFolder(Path(out) / "sweep" / re.sub(r"[^\w.=,+-]", "-", _describe(values)))
+    for number, ((values, tried), trial) in enumerate(zip(recipes, folders, strict=True), start=1):
         console.say(f"sweep, {number} of {len(recipes)}: {_describe(values)}")
         begin = time.monotonic()
         try:
             result = train(
                 tried,
-                folder.path,
+                trial.path,
                 model=copy.deepcopy(model),
                 runtime=runtime,
                 console=console,
                 command=command,
                 is_trial=True,
+                opened=opened,
             )
         except Diverged as error:
-            result = {"error": str(error), "seconds": time.monotonic() - begin}
-            folder.finish(result)
+            result = {"error": f"{error.what}. {REMEDY}", "seconds": time.monotonic() - begin}
+            trial.finish(result)
+        trial.model.unlink(missing_ok=True)  # of many large trials the disk would be full
+        shutil.rmtree(trial.checkpoints, ignore_errors=True)
         score = next((result[f"val_{name}"] for name in HEADLINES if f"val_{name}" in result), None)
         trials.append(Trial(values, score, result["seconds"], result.get("error")))
     best = best_of(trials)
@@ -135,25 +148,71 @@ def sweep(
         "chosen": best.values,
         "seconds": sum(trial.seconds for trial in trials),
     }
-    final = changed(_with_values(recipe, best.values), data={"train_on_val": True})
-    return train(final, out, model=model, runtime=runtime, console=console, command=command, also={"sweep": found})
+    final = next(final for values, final in finals if values == best.values)
+    if opened is not None:
+        opened = open_data(final, runtime, opened.source)
+    return train(
+        final,
+        out,
+        model=model,
+        runtime=runtime,
+        console=console,
+        command=command,
+        also={"sweep": found},
+        opened=opened,
+    )
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:
     """The trial with the highest score, the first of equal ones.
 
     Raises:
-      ValueError: if none has a score.
+      Diverged: if none has a score.
     """
     scored = [trial for trial in trials if trial.score is not None]
     if not scored:
-        raise ValueError(f"no value of the sweep trained to its end; the first said: {trials[0].error}")
+        raise Diverged(f"no value of the sweep trained to its end; the first said: {trials[0].error}")
     return max(scored, key=lambda trial: trial.score or 0.0)
+
+
+def _check_folder(folder: RunFolder, finals: Sequence[tuple[dict[str, Any], Recipe]]) -> None:
+    """Refuses a folder with anything but what this sweep leaves there, before it trains for nothing.
+
+    Raises:
+      ValueError: naming what differs.
+    """
+    if not folder.has_progress():
+        return
+    folder.check_no_trial()
+    if folder.recipe() not in [final for _, final in finals]:
+        folder.check_recipe(finals[0][1])
+    if (result := folder.result()) is None:
+        return
+    tried = [trial["values"] for trial in result.get("sweep", {}).get("trials", ())]
+    if tried != json.loads(json.dumps([values for values, _ in finals])):
+        there = "; ".join(map(_describe, tried)) or "no sweep"
+        raise ValueError(f"{folder.path} holds another run, of {there}; give another --out, or that sweep.")
+
+
+def _is_left(trial: RunFolder, tried: Recipe) -> bool:
+    """Whether a trial has no result yet.
+
+    Raises:
+      ValueError: if its folder holds another one.
+    """
+    if trial.has_progress():
+        trial.check_recipe(tried)
+    return trial.result() is None
+
+
+def _slug(values: Mapping[str, Any]) -> str:
+    """The name of a trial's folder."""
+    return re.sub(r"[^\w.=,+-]", "-", _describe(values))
 
 
 def describe_trial(trial: Trial) -> str:
     """The values and the score in words."""
-    said = "diverged" if trial.score is None else f"{trial.score:.2%} of the held-out images"
+    said = "diverged" if trial.score is None else f"{trial.score:.2%} on held-out images"
     return f"{_describe(trial.values)}: {said} in {trial.seconds:,.0f} s"
 
 

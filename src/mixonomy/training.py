@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mixonomy import data, devices, runs
 from mixonomy.checkpoint import Checkpoints, Progress
 from mixonomy.durations import num_steps
-from mixonomy.experiment import Runtime, set_up
+from mixonomy.experiment import Opened, Runtime, set_up
 from mixonomy.models import ModelInfo, TrainedOn, info_of, save_model, set_info
 from mixonomy.probing import probe
 from mixonomy.progress import Console
@@ -30,10 +30,54 @@ from mixonomy.train_state import TrainState
 LOG_STEPS = 10
 FEW_IMAGES = 20_000  # of which a pre-trained start learns more; BiT's hyper-rule calls such data sets small
 HEADLINES = {"top1": "top-1", "map": "mean average precision"}
+REMEDY = "A lower --lr, --optim.clip 1 or --precision fp32 usually helps."
 
 
 class Diverged(ValueError):
-    """The loss or the weights are no finite numbers any more."""
+    """The loss or the weights are no finite numbers any more.
+
+    Args:
+      what: happened, and when.
+      kept: where the last good checkpoint is, if it is kept.
+    """
+
+    def __init__(self, what: str, kept: Path | None = None):
+        super().__init__(what if kept is None else f"{what}; the last good checkpoint is kept in {kept}. {REMEDY}")
+        self.what = what
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """What a recipe's durations are in steps; `patience` is None without early stopping."""
+
+    total: int
+    every: int
+    warmup: int
+    freeze: int
+    probe_every: int
+    patience: int | None
+
+    @classmethod
+    def of(cls, recipe: Recipe, num_images: int) -> "Lengths":
+        """Of so many training images.
+
+        Raises:
+          ValueError: for a warm-up longer than the training, or a frozen start as long.
+        """
+        length = {"batch_size": recipe.batch_size, "num_examples": num_images}
+        total, every = num_steps(recipe.duration, **length), num_steps(recipe.eval_every, **length)
+        warmup = num_steps(recipe.optim.warmup, **length, total_steps=total)
+        if warmup > total:
+            raise ValueError(
+                f"the warm-up of {warmup} steps is longer than the training of {total}; shorten it, as by "
+                f'--optim.warmup "10 %".'
+            )
+        freeze = 0 if recipe.freeze is None else num_steps(recipe.freeze, **length, total_steps=total)
+        if freeze >= total:
+            raise ValueError(f"freeze is {freeze} steps and the training {total}; shorten it, or give --tune head.")
+        probe_every = every if recipe.probe.every is None else num_steps(recipe.probe.every, **length)
+        patience = None if recipe.early_stop is None else num_steps(recipe.early_stop, **length)
+        return cls(total, every, warmup, freeze, probe_every, patience)
 
 
 class Interrupted(Exception):
@@ -50,6 +94,7 @@ def train(
     command: str = "",
     is_trial: bool = False,
     also: dict[str, Any] | None = None,
+    opened: Opened | None = None,
 ) -> dict[str, Any]:
     """Trains by the recipe, or goes on where the run in `out` stopped, or returns the result of a finished run.
 
@@ -60,6 +105,7 @@ def train(
       command: how the run was started, for run.json.
       is_trial: whether the validation images are scored at the end in place of the test images, which stay unseen.
       also: what result.json holds beside the scores.
+      opened: the recipe's data, where it is open already.
     Returns:
       The scores on test data, and what the run cost; the content of result.json.
     Raises:
@@ -69,7 +115,7 @@ def train(
     """
     runtime, console, folder = runtime or Runtime(), console or Console(quiet=True), runs.RunFolder(out)
     with ExitStack() as until_the_end:
-        return _train(recipe, folder, model, runtime, console, command, is_trial, also or {}, until_the_end)
+        return _train(recipe, folder, model, runtime, console, command, is_trial, also or {}, opened, until_the_end)
 
 
 def _train(
@@ -81,12 +127,15 @@ def _train(
     command: str,
     is_trial: bool,
     also: dict[str, Any],
+    opened: Opened | None,
     until_the_end: ExitStack,
 ) -> dict[str, Any]:
+    if not is_trial and folder.has_progress():
+        folder.check_no_trial()
     if model is None and folder.exists() and (result := folder.result()) is not None:  # needs no data
         folder.check_recipe(recipe)
         return _finished(folder, result, console)
-    setup = set_up(recipe, runtime, model)
+    setup = set_up(recipe, runtime, model, opened)
     for note in setup.notes:
         console.say(note)
     device, source, plan, preprocessing = setup.device, setup.source, setup.plan, setup.preprocessing
@@ -137,20 +186,13 @@ def _train(
         ),
     )
 
-    length = {"batch_size": recipe.batch_size, "num_examples": len(plan.train)}
-    total, every = num_steps(recipe.duration, **length), num_steps(recipe.eval_every, **length)
-    warmup = num_steps(recipe.optim.warmup, **length, total_steps=total)
-    patience = None if recipe.early_stop is None else num_steps(recipe.early_stop, **length)
-    if warmup > total:
-        raise ValueError(f"the warm-up of {warmup} steps is longer than the training of {total}; shorten it.")
+    length = Lengths.of(recipe, len(plan.train))
+    total = length.total
     other = None if recipe.probe.source is None else data.open_source(recipe.probe.source, runtime.data_root)
-    probe_every = every if recipe.probe.every is None else num_steps(recipe.probe.every, **length)
-    freeze = 0 if recipe.freeze is None else num_steps(recipe.freeze, **length, total_steps=total)
-    if freeze >= total:
-        raise ValueError(f"freeze is {freeze} steps and the training {total}; shorten it, or give --tune head.")
     images = setup.train_data(recipe)
+    images_of = f"{len(plan.train):,} training and {len(plan.test):,} held-out images" if is_trial else plan.describe()
     console.say(
-        f"{recipe.name}: {facts['model']}, {facts['params']:,} parameters, {source.name}: {plan.describe()}, "
+        f"{recipe.name}: {facts['model']}, {facts['params']:,} parameters, {source.name}: {images_of}, "
         f"{images.kind}, {total:,} steps of {recipe.batch_size}, {precision} on {device}"
     )
     if arguments and recipe.init is None and source.channels == 3 and len(plan.train) < FEW_IMAGES:
@@ -159,9 +201,9 @@ def _train(
             f"timm:mixer_b16_224.goog_in21k or a run of your own on more images; see `mixonomy list weights`"
         )
     val = data.EvalData(plan.val, preprocessing, workers=workers, bad=setup.bad) if plan.val else None
-    if patience is not None and val is None:
+    if length.patience is not None and val is None:
         raise ValueError("early_stop needs validation data; give --data.val-share, or leave early_stop out.")
-    state = setup.state(recipe, precision, total, warmup, freeze)
+    state = setup.state(recipe, precision, total, length.warmup, length.freeze)
     checkpoints = Checkpoints(folder.checkpoints)
     until_the_end.callback(checkpoints.wait)  # a checkpoint that was begun is finished, whatever happens
     progress = state.restore(checkpoints, console)
@@ -192,14 +234,14 @@ def _train(
         logged, saved_at = progress, time.monotonic()
         logged_epoch = progress.seen // len(plan.train)
         clock = time.monotonic()
-        while progress.step < total and not _has_waited(progress, patience):
+        while progress.step < total and not _has_waited(progress, length.patience):
             batch = next(batches)
             if len(batch.labels):
                 losses.append(state.step(batch, progress.step))
             progress = replace(progress, step=progress.step + 1, seen=progress.seen + recipe.batch_size)
             is_stop = stop.is_set()  # read once: what is said to be saved is saved
-            is_eval = progress.step % every == 0 or progress.step == total
-            is_probe = other is not None and (progress.step % probe_every == 0 or progress.step == total)
+            is_eval = progress.step % length.every == 0 or progress.step == total
+            is_probe = other is not None and (progress.step % length.probe_every == 0 or progress.step == total)
             is_save = is_eval or is_stop or time.monotonic() - saved_at > 60 * runtime.checkpoint_minutes
             if is_save or is_probe or progress.step % LOG_STEPS == 0:
                 if losses:  # waits for the device, so the time is true
@@ -319,10 +361,7 @@ def _mean_of_finite(losses: list[Tensor], step: int, folder: runs.RunFolder) -> 
     values = torch.stack(losses).tolist()
     for i, value in enumerate(values):
         if not np.isfinite(value):
-            raise Diverged(
-                f"the loss became {value} at step {step - len(values) + 1 + i}; the last good checkpoint is kept in "
-                f"{folder.checkpoints}. A lower --lr, --optim.clip 1 or --precision fp32 usually helps."
-            )
+            raise Diverged(f"the loss became {value} at step {step - len(values) + 1 + i}", folder.checkpoints)
     return sum(values) / len(values)
 
 
@@ -330,10 +369,7 @@ def _check_finite(tensors: dict[str, Tensor], step: int, folder: runs.RunFolder)
     """Refuses to save weights that the last update made useless: a good checkpoint would make room for them."""
     for name, tensor in tensors.items():
         if name.startswith(("model/", "average/")) and tensor.is_floating_point() and not tensor.isfinite().all():
-            raise Diverged(
-                f"the weights are no longer finite after step {step} ({name}); the last good checkpoint is kept in "
-                f"{folder.checkpoints}. A lower --lr, --optim.clip 1 or --precision fp32 usually helps."
-            )
+            raise Diverged(f"the weights are no longer finite after step {step} ({name})", folder.checkpoints)
 
 
 def _check_disk(path: Path, tensors: dict[str, Tensor]) -> None:

@@ -1,12 +1,12 @@
 """Transfer: one set of weights fine-tuned to every task of a suite by its protocol, and scored on few images of each.
 
 Each training is a run folder and each result a file in OUT/TASK, so an interrupted suite goes on where it was and
-nothing is computed twice. A task whose data is not there is absent, and no mean is taken over it unnoticed.
+nothing is computed twice. A task whose data is not there is absent, one whose training diverges has failed, and no
+mean is taken over either unnoticed.
 """
 
 import difflib
 import json
-import runpy
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,19 +16,22 @@ from typing import Any
 import torch
 
 from mixonomy import data
+from mixonomy.choices import BadImagePolicy
 from mixonomy.data.sources import known, parquet
 from mixonomy.data.sources.open import data_root
-from mixonomy.evals.suites import SUITES, Suite, Task
+from mixonomy.evals.suites import SUITES, Suite, Task, check_lrs
 from mixonomy.experiment import Runtime
-from mixonomy.loading import load
+from mixonomy.loading import at_size, load
 from mixonomy.models.checks import digest
+from mixonomy.models.hub import HUB
 from mixonomy.probing import CACHE, probe
 from mixonomy.progress import Console
-from mixonomy.recipe import Recipe, changed
+from mixonomy.python_file import set_in
+from mixonomy.recipe import Recipe, changed, differences
 from mixonomy.recipes.finetune import recipe_for
 from mixonomy.runs import RunFolder, write_json
 from mixonomy.sweeping import sweep
-from mixonomy.training import train
+from mixonomy.training import Diverged, train
 
 FORMAT = 1
 
@@ -43,6 +46,7 @@ class Protocol:
       image_sizes: each is a row of its own; the size of the weights if empty.
       seeds: fine-tunings of each task, the first of which chooses the rate.
       few_shot: whether to score the frozen features from few images too.
+      on_bad_image, max_bad_share: as in a recipe.
     """
 
     steps: int | None = None
@@ -51,12 +55,19 @@ class Protocol:
     image_sizes: tuple[int, ...] = ()
     seeds: int = 1
     few_shot: bool = True
+    on_bad_image: BadImagePolicy = "error"
+    max_bad_share: float | None = None
 
     def __post_init__(self):
-        if self.seeds < 1:
-            raise ValueError(f"seeds is {self.seeds}; give 1 or more.")
-        if self.lrs is not None and not self.lrs:
-            raise ValueError("lrs is empty; give one rate or more, or leave it out.")
+        for what in ("steps", "batch_size", "seeds"):
+            value = getattr(self, what)
+            if value is not None and value < 1:
+                raise ValueError(f"{what} is {value}; give 1 or more.")
+        if self.lrs is not None:
+            check_lrs(self.lrs, "the protocol")
+        for size in self.image_sizes:
+            if size < 1 or self.image_sizes.count(size) > 1:
+                raise ValueError(f"image sizes are {list(self.image_sizes)}; give pixels, each size once.")
 
 
 def load_suite(name: str) -> Suite:
@@ -66,12 +77,7 @@ def load_suite(name: str) -> Suite:
       ValueError: if there is none.
     """
     if name.endswith(".py"):
-        if not Path(name).is_file():
-            raise ValueError(f"no file {name}; give {', '.join(SUITES)} or a Python file that sets `suite`.")
-        found = runpy.run_path(name).get("suite")
-        if not isinstance(found, Suite):
-            raise ValueError(f"{name} sets no `suite`; it must hold `suite = mixonomy.evals.suites.Suite(...)`.")
-        return found
+        return set_in(name, "suite", Suite, ", ".join(SUITES))
     if name not in SUITES:
         near = difflib.get_close_matches(name, SUITES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -95,10 +101,11 @@ def transfer(
       init: weights, see `mixonomy.load`; the model stays as it is.
       out: folder of the results, which is transfer.json at the end.
     Returns:
-      The content of transfer.json: rows of tasks, those absent with the reason, and the mean under a name that says how
-      many tasks it is of.
+      The content of transfer.json: rows of tasks, those absent and those failed with the reason, and the mean under a
+      name that says how many tasks it is of.
     Raises:
-      ValueError: if the folder holds another transfer, or a task's data is not what the suite says.
+      ValueError: if the folder holds another transfer, the model cannot have one of the sizes, or a task's data is
+        broken or not what the suite says; before anything is trained.
       Interrupted: after Ctrl-C, once everything is saved.
     """
     protocol, runtime, console = protocol or Protocol(), runtime or Runtime(), console or Console(quiet=True)
@@ -106,59 +113,94 @@ def transfer(
     tensors = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("head.")}
     settings = {"format": FORMAT, "init": init, "sha256": digest(tensors, b""), "suite": asdict(suite)}
     settings |= {"protocol": asdict(protocol)}
-    _check_same(out, json.loads(json.dumps(settings)))
-    rows, absent = [], []
+    for size in protocol.image_sizes:
+        at_size(model, (size, size))
+    present, absent = [], []
     for task in suite.tasks:
-        source = find_task(task, runtime.data_root)
-        if source is None:
-            reason = f"no {task.source} under {data_root(runtime.data_root)}"
+        if (source := find_task(task, runtime.data_root)) is None:
+            reason = _why_absent(task, runtime.data_root)
             absent.append({"task": task.name, "group": task.group, "reason": reason})
-            console.say(f"{suite.name}: {task.name} is absent, {reason}")
-            continue
-        opened = data.open_source(source, runtime.data_root)
-        if len(opened.class_names) != task.num_classes:
-            raise ValueError(
-                f"{source} has {len(opened.class_names)} classes and {task.name} of {suite.name} {task.num_classes}; "
-                f"move it away, or mend it."
-            )
-        few = _few_shot(model, opened, out / task.name / "fewshot.json", runtime) if protocol.few_shot else {}
-        for size in protocol.image_sizes or (None,):
+        else:
+            count = _num_images(suite, task, source, runtime.data_root)
+            sizes = protocol.image_sizes or (None,)
+            present.append((task, {s: task_recipe(task, source, count, init, protocol, s) for s in sizes}))
+    if not present:
+        raise ValueError(
+            f"no task of {suite.name} has its data, such as {absent[0]['task']}: {absent[0]['reason']}; name another "
+            f"folder by --data-root or $MIXONOMY_DATA."
+        )
+    _check_same(out, json.loads(json.dumps(settings)))
+    if absent:
+        names = ", ".join(each["task"] for each in absent)
+        console.say(f"{suite.name}: {len(absent)} of {len(suite.tasks)} tasks have no data here: {names}")
+    rows, failed = [], []
+    for task, recipes in present:
+        for size, recipe in recipes.items():
             console.say(f"{suite.name}: {task.name}{'' if size is None else f' at {size} pixels'}")
             folder = out / task.name / ("native" if size is None else f"{size} pixels")
-            recipe = task_recipe(task, source, len(opened.splits["train"]), init, protocol, size)
-            scores, lr = _fine_tuned(
-                recipe, protocol.lrs or task.lrs, protocol.seeds, folder, runtime, console, command
-            )
-            rows.append(
-                {
-                    "task": task.name,
-                    "group": task.group,
-                    "image_size": size,
-                    "lr": lr,
-                    "top1": scores,
-                    "mean": statistics.fmean(scores),
-                    "std": statistics.stdev(scores) if len(scores) > 1 else None,
-                    "few_shot": few,
-                }
-            )
-    result = {**settings, "rows": rows, "absent": absent, "means": means(suite, rows)}
+            about = {"task": task.name, "group": task.group, "image_size": size}
+            try:
+                few = _few_shot(model, size, recipe, folder / "fewshot.json", runtime) if protocol.few_shot else {}
+                scored = _scored(recipe, protocol.lrs or task.lrs, protocol.seeds, folder, runtime, console, command)
+                rows.append({**about, **scored, "few_shot": few})
+            except Diverged as error:
+                failed.append({**about, "reason": error.what})
+                console.say(f"{suite.name}: {task.name} has failed, {error.what}")
+    result = {**settings, "rows": rows, "absent": absent, "failed": failed, "means": means(suite, rows)}
     write_json(out / "transfer.json", result)
     return result
 
 
 def find_task(task: Task, root: str | None) -> str | None:
-    """The SOURCE of a task's data, None where it is absent; nothing is downloaded for a suite."""
-    where = data_root(root)
-    if task.source in known.KNOWN or task.source.startswith("vtab/"):
-        path = where / task.source
-        if not parquet.siblings(path) and not path.is_dir():
-            return None
-        return task.source if task.source in known.KNOWN else str(path)
-    try:
-        data.open_source(task.source, root)
-    except ValueError:
+    """The SOURCE of a task's data, None where there is nothing.
+
+    Known names need their parquet files: torchvision would download what it does not find.
+    """
+    if task.source == "digits" or task.source.startswith(HUB):
+        return task.source
+    is_known, path = task.source in known.KNOWN, _place(task, root)
+    if not parquet.siblings(path) and (is_known or not path.exists()):
         return None
-    return task.source
+    return task.source if is_known else str(path)
+
+
+def _place(task: Task, root: str | None) -> Path:
+    """Where the data of a task should be; parquet files have the name of the split behind it."""
+    is_under_root = task.source in known.KNOWN or task.source.startswith("vtab/")
+    return data_root(root) / task.source if is_under_root else Path(task.source).expanduser()
+
+
+def _why_absent(task: Task, root: str | None) -> str:
+    path = _place(task, root)
+    or_else = "" if task.source in known.KNOWN else f" and no {path}"
+    return f"there is no {path}_train.parquet{or_else}"
+
+
+def _num_images(suite: Suite, task: Task, source: str, root: str | None) -> int:
+    """The number of training images, once the data is what the task says.
+
+    Raises:
+      ValueError: if it is broken, or something else.
+    """
+    opened = data.open_source(source, root)
+    whose = f"{task.name} of suite {suite.name}"
+    if opened.is_multilabel:
+        raise ValueError(f"{source} has images with several labels and {whose} is scored by one; give other data.")
+    if len(opened.class_names) != task.num_classes:
+        raise ValueError(
+            f"{source} has {len(opened.class_names)} classes and {whose} {task.num_classes}; move it away, or mend it."
+        )
+    sizes = {name: len(split) for name, split in opened.splits.items()}
+    if task.split_sizes is not None:
+        train, val = task.split_sizes
+        if (sizes.get("train"), sizes.get("val")) != (train, val) or "test" not in sizes:
+            there = ", ".join(f"{count:,} {name}" for name, count in sizes.items())
+            raise ValueError(
+                f"{source} has {there} images and {whose} needs {train:,} train, {val:,} val and all test images; "
+                f"divide it so, or move it away."
+            )
+    data.plan_splits(opened, 0.0, train_images=task.train_images)  # refuses too few
+    return sizes["train"]
 
 
 def task_recipe(
@@ -166,20 +208,25 @@ def task_recipe(
 ) -> Recipe:
     """The recipe `finetune` with what the task and the person say."""
     recipe = changed(
-        recipe_for(task.train_images or num_images), init=init, image_size=image_size, data={"source": source}
+        recipe_for(task.train_images or num_images, protocol.steps or task.steps),
+        init=init,
+        image_size=image_size,
+        data={"source": source},
     )
-    steps = protocol.steps or task.steps
     if task.train_images is not None:
         recipe = changed(recipe, data={"train_images": task.train_images})
     if task.val_share is not None:
         recipe = changed(recipe, data={"val_share": task.val_share})
+    if task.eval_crop is not None:
+        recipe = changed(recipe, data={"eval_crop": task.eval_crop})
+    if not task.is_cropped:
+        recipe = changed(recipe, augment={"crop": "none"})
+    if not task.is_flipped:
+        recipe = changed(recipe, augment={"flip": False})
     if protocol.batch_size is not None:
         recipe = changed(recipe, batch_size=protocol.batch_size)
-    if steps is not None:  # the warm-up keeps its share of the length
-        recipe = changed(
-            recipe, duration=f"{steps} steps", optim={"warmup": "10 %"}, eval_every=f"{max(steps // 5, 1)} steps"
-        )
-    return recipe
+    bad = {"on_bad_image": protocol.on_bad_image, "max_bad_share": protocol.max_bad_share}
+    return changed(recipe, data=bad)
 
 
 def means(suite: Suite, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -200,20 +247,53 @@ def _check_same(out: Path, settings: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
     there = json.loads(path.read_text())
-    if changes := [key for key in settings if there.get(key) != settings[key]]:
-        raise ValueError(f"{out} holds another transfer: {', '.join(changes)} differ; give another --out.")
+    changes = ["the suite"] if there.pop("suite", None) != settings["suite"] else []
+    changes += differences(there, {key: value for key, value in settings.items() if key != "suite"})
+    if changes:
+        raise ValueError(f"{out} holds another transfer: {', '.join(changes)}; give another --out.")
 
 
-def _few_shot(model: torch.nn.Module, source: data.Source, path: Path, runtime: Runtime) -> dict[str, Any]:
-    """Mean and deviation by shots, from the file where they were computed before."""
+def _few_shot(model: torch.nn.Module, size: int | None, recipe: Recipe, path: Path, runtime: Runtime) -> dict[str, Any]:
+    """Mean and deviation by shots of the task's training images, from the file where they were computed before."""
     if not path.is_file():
-        found = probe(model, source, device=runtime.device, workers=runtime.workers, cache=CACHE)
+        model = model if size is None else at_size(model, (size, size))
+        opened, bad = data.open_source(recipe.data.source, runtime.data_root), data.BadImages(recipe.data.on_bad_image)
+        options: dict[str, Any] = {"device": runtime.device, "workers": runtime.workers, "cache": CACHE, "bad": bad}
+        found = probe(model, opened, train_images=recipe.data.train_images, **options)
+        share = recipe.data.max_bad_share
+        bad.check(len(opened), data.MAX_BAD_SHARE if share is None else share)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, {str(few.shots): {"mean": few.mean, "std": few.std} for few in found.few_shot})
     return json.loads(path.read_text())
 
 
-def _fine_tuned(
+def _scored(recipe: Recipe, lrs: Sequence[float], seeds: int, folder: Path, *others: Any) -> dict[str, Any]:
+    """What `fine_tuned` gives, with the number of test images, and of those that could not be read.
+
+    Raises:
+      Diverged: where a training does, or did when it was tried: it would again.
+    """
+    failure = folder / "failed.json"
+    if failure.is_file():
+        raise Diverged(json.loads(failure.read_text())["reason"])
+    try:
+        scores, lr = fine_tuned(recipe, lrs, seeds, folder, *others)
+    except Diverged as error:
+        write_json(failure, {"reason": error.what})
+        raise
+    result = RunFolder(folder / "seed0").result()
+    assert result is not None, "it was scored"
+    return {
+        "lr": lr,
+        "n": result["n"],
+        "bad_images": len(result["bad_images"]),
+        "top1": scores,
+        "mean": statistics.fmean(scores),
+        "std": statistics.stdev(scores) if len(scores) > 1 else None,
+    }
+
+
+def fine_tuned(
     recipe: Recipe,
     lrs: Sequence[float],
     seeds: int,
@@ -222,7 +302,12 @@ def _fine_tuned(
     console: Console,
     command: str,
 ) -> tuple[list[float], float]:
-    """Test top-1 of each seed, and the rate that held-out images chose with the first."""
+    """Test top-1 of each seed, and the rate that held-out images chose with the first.
+
+    Args:
+      lrs: rates to choose from; a single one chooses nothing.
+      folder: of the runs, seed0 and so on.
+    """
     options: dict[str, Any] = {"runtime": runtime, "console": console, "command": command}
     if len(lrs) > 1:
         scores = [sweep(recipe, {"optim.lr": lrs}, folder / "seed0", **options)["top1"]]

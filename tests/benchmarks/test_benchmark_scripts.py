@@ -1,5 +1,6 @@
 """The measuring scripts run from end to end, tiny; and they refuse to time what does not agree."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+import memory
 import muon
 import ridge
 import rows
+import transfer
 
 ROOT = Path(__file__).resolve().parents[2]
 # One thread: two that wait for each other on a busy machine take a hundred times as long.
@@ -58,6 +61,25 @@ def test_curves_quick_writes_points_of_every_sweep(tmp_path):
     assert all(row["value"] > 0 for row in found)
 
 
+@pytest.mark.slow
+def test_whole_runs_charge_each_setting_with_its_own_time(tmp_path):
+    options = ("--data", "digits", "--settings", "ours", "timm, AdamW", "--runs", str(tmp_path / "runs"))
+    done = call(sys.executable, "benchmarks/whole_runs.py", *options, "--results", str(tmp_path / "rows.jsonl"))
+    assert done.returncode == 0, done.stderr
+    found = rows.read(tmp_path / "rows.jsonl")
+    per_epoch = {row["model"]: row["value"] for row in found if row["metric"] == "core_s_per_epoch"}
+    assert set(per_epoch) == {"ours", "timm, AdamW"} and all(seconds > 0 for seconds in per_epoch.values())
+    assert {row["note"] for row in found if row["metric"] == "core_s"} == {"schedule of 4 epochs, not reached"}
+
+
+@pytest.mark.slow
+def test_start_times_each_command(tmp_path):
+    options = ("--data", "digits", "--times", "2", "--results", str(tmp_path / "rows.jsonl"))
+    done = call(sys.executable, "benchmarks/start.py", *options)
+    assert done.returncode == 0, done.stderr
+    assert [row["model"] for row in rows.read(tmp_path / "rows.jsonl")] == ["mixonomy train", "mixonomy predict"]
+
+
 def test_a_setting_without_a_turn_keeps_one_row_that_says_why():
     numbers = {"images_per_s": None, "note": "not installed"}
     [row] = rows.number_rows(rows.Origin("cpu", "abc", "x", "2026-01-31"), numbers, study="s", model="m", data="d")
@@ -97,9 +119,66 @@ def test_label_errors_counts_what_is_found_among_planted_ones(tmp_path):
     assert 40 < values["wrong"] < 110 and 0 < values["right"] <= min(values["found"], values["wrong"])
 
 
+@pytest.mark.slow
+def test_transfer_quick_has_rows_of_all_parts_and_adds_none_when_run_again(tmp_path):
+    options = ("--quick", "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "transfer.jsonl"))
+    for _ in range(2):
+        done = call(sys.executable, "benchmarks/transfer.py", *options)
+        assert done.returncode == 0, done.stderr
+        found = {(row["model"], row["metric"]): row for row in rows.read(tmp_path / "transfer.jsonl")}
+        assert len(found) == len(rows.read(tmp_path / "transfer.jsonl")) == 12 + 3 + 2 + len(transfer.SMALL)
+    assert "tune: 14 trainings on 672 of 8 pixels" in done.stderr
+    arm = found["from scratch, AdamW", "top1"]
+    assert arm["n"] == 2 and "of 0.0005, 0.001, 0.003, chosen on held-out images" in arm["note"]
+    assert not list((tmp_path / "runs").glob("small*/**/sweep")), (
+        "validation images judge, so there is nothing to choose"
+    )
+    test_sets = {json.loads(path.read_text())["split"] for path in (tmp_path / "runs").glob("small*/*/result.json")}
+    assert test_sets == {"val"}
+
+
 @pytest.mark.parametrize("num_images", [80, 10])
 def test_ridge_is_checked_and_timed_in_both_forms(num_images, monkeypatch):
     monkeypatch.setattr(ridge, "NUM_TEST", 50)
     found = ridge.measure(num_images, 16, 4)
     assert list(found) == ["fit_s", "fit_cpu_s", "score_s", "score_cpu_s", "peak_memory_bytes"]
     assert all(value > 0 for value in found.values())
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells")
+def test_memory_counts_what_is_a_process_and_its_childs_own_and_no_mapped_files(tmp_path):
+    (tmp_path / "file").write_bytes(b"x" * 64_000_000)
+    program = (
+        "import mmap, os, sys\n"
+        "kind = sys.argv[1]\n"
+        "if kind == 'file':\n"
+        "    kept = mmap.mmap(os.open('file', os.O_RDONLY), 0, prot=mmap.PROT_READ)\n"
+        "    seen = sum(kept[::4096])\n"
+        "elif kind == 'own':\n"
+        "    kept = b'x' * 64_000_000\n"
+        "child = os.fork()\n"  # which shares what there is
+        "if child: print('ready', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+
+    def held(kind):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, kind], cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        with process:  # closing its input ends both
+            process.stdout.readline()
+            return memory.memory_bytes(process.pid)
+
+    nothing = held("nothing")
+    assert abs(held("file") - nothing) < 8_000_000
+    assert abs(held("own") - nothing - 64_000_000) < 8_000_000
+
+
+@pytest.mark.slow
+def test_memory_measures_training_and_checking(tmp_path):
+    options = ("--files", "600", "--epochs", "3", "--workers", "1", "--results", str(tmp_path / "memory.jsonl"))
+    done = call(sys.executable, "benchmarks/memory.py", *options)
+    assert done.returncode == 0, done.stderr
+    found = {(row["model"], row["metric"]): row["value"] for row in rows.read(tmp_path / "memory.jsonl")}
+    assert 0 < found["train, 3 epochs", "early_bytes"] <= found["train, 3 epochs", "peak_bytes"]
+    assert found["data check", "copies"] < 10

@@ -256,6 +256,13 @@ WRONG = {
         "image size 9x9 is not divisible by patch size 2; use 8x8 or 10x10",
     ),
     "learning rate nan": (["train", "--lr", "nan"], 2, "--optim.lr: Input should be a finite number, not nan"),
+    "rates text": (["transfer", "x", "--suite", "avg5", "--lr", "a", "1"], 2, "--lr: a, 1 is not a list of numbers;"),
+    "sizes text": (
+        ["transfer", "x", "--suite", "avg5", "--image-size", "8x8"],
+        2,
+        "--image-size: 8x8 is not a list of whole numbers;",
+    ),
+    "count text": (["transfer", "x", "--suite", "avg5", "--seeds", "a"], 2, "--seeds: a is not a whole number;"),
     "learning rate text": (["train", "--lr", "fast"], 2, "--optim.lr: fast is not a number;"),
     "duration": (["train", "--duration", "forever"], None, "'forever' is not a duration; write it like '14 epochs'"),
     "option without effect": (["train", "--optim.momentum", "0.9"], 2, "momentum has no effect with name=adamw"),

@@ -128,14 +128,16 @@ def test_box_of_one_image_is_that_of_the_batch():
     [
         Augment(crop="inception", min_area=0.1, flip=True),
         Augment(crop="pad", pad=3, flip=True),
+        Augment(crop="resmall", flip=True),
         Augment(flip=True, erase_prob=0.5),
     ],
-    ids=["inception", "pad", "erase"],
+    ids=["inception", "pad", "resmall", "erase"],
 )
 def test_both_paths_make_the_same_images_of_the_same_samples(config):
     pixels = noise(60, 3, 24, 24)
     split = Split(pixels.permute(0, 2, 3, 1).numpy(), np.zeros(60, np.int64), ["x"] * 60)
-    preprocessing, order = Preprocessing((24, 24), resize=1.0), stream.Order(0, 60)
+    size = (21, 21) if config.crop == "resmall" else (24, 24)  # of which 24 is 256/224
+    preprocessing, order = Preprocessing(size, resize=1.0), stream.Order(0, 60)
     in_memory = InMemoryData(pixels, np.ones(60, dtype=bool), split, config, preprocessing, order)
     by_workers = WorkerData(split, config, preprocessing, order, 0, BadImages())
     ours, theirs = (next(data.batches(0, 60)).images for data in (in_memory, by_workers))
@@ -170,6 +172,17 @@ def test_pad_crop_shifts_uniformly_on_both_paths():
         assert set(shifts.unique().tolist()) == {-2, -1, 0, 1, 2}
         joint = np.histogram2d(*shifts.numpy(), bins=5)[0] / NUM_IMAGES
         assert np.abs(joint - 1 / 25).max() < 4.5 * (1 / 25 / NUM_IMAGES) ** 0.5
+
+
+@pytest.mark.slow
+def test_resmall_crop_takes_every_window_equally_often_on_both_paths():
+    for images in both_paths(coordinates(16, 10), Augment(crop="resmall"), (14, 14)):
+        corners = torch.stack([(images[:, c, 0, 0].long() - 30) // 10 for c in (0, 1)])
+        expected = coordinates(16, 10)
+        for image, (top, left) in zip(images[:50], corners.T[:50].tolist(), strict=True):
+            assert torch.equal(image, expected[:, top : top + 14, left : left + 14])
+        joint = np.histogram2d(*corners.numpy(), bins=3, range=[(-0.5, 2.5)] * 2)[0] / NUM_IMAGES
+        assert joint.sum() == 1 and np.abs(joint - 1 / 9).max() < 4.5 * (1 / 9 / NUM_IMAGES) ** 0.5
 
 
 @pytest.mark.slow

@@ -3,22 +3,27 @@
 Axes: B images, c image channels, H and W pixels.
 """
 
+import gc
 import io
 import os
 import signal
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from mixonomy.data import BadImages, Batch, EvalData, Split, default_workers, loading, train_data
 from mixonomy.data.decode import decode
 from mixonomy.data.loading import InMemoryData, WorkerData
 from mixonomy.data.stream import Order
 from mixonomy.data.transforms import evaluation_crop
+from mixonomy.data.workers import worker_options
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.recipe import Augment
 
@@ -111,6 +116,8 @@ def test_another_seed_gives_another_order():
         (Augment(crop="pad", flip=True), ((8, 8), (10, 12)), "in memory"),
         (Augment(crop="inception"), ((12, 10),), "in memory"),
         (Augment(crop="inception"), ((8, 8), (10, 12)), "decoded by workers"),
+        (Augment(crop="resmall"), ((12, 16), (24, 32)), "in memory"),
+        (Augment(crop="resmall"), ((8, 8), (10, 12)), "decoded by workers"),
         (Augment(randaugment_layers=2), ((8, 8),), "decoded by workers"),
     ],
 )
@@ -213,3 +220,38 @@ def test_worker_that_is_killed_is_one_sentence(monkeypatch, kind):
             first(open_(Augment(), split, workers=1), 9)
         else:
             list(EvalData(split, PREPROCESSING, workers=1).batches())
+
+
+@dataclass(frozen=True)
+class Collecting:
+    """A data set of one item: by how many bytes a full garbage collection adds to the process's memory of its own."""
+
+    def __getitem__(self, index: int) -> int:
+        before = own_bytes()
+        gc.collect()
+        return own_bytes() - before
+
+
+def own_bytes() -> int:
+    text = Path("/proc/self/smaps_rollup").read_text()
+    return sum(1024 * int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
+def test_garbage_collection_in_a_worker_copies_nothing_of_its_parent():
+    loader = DataLoader(Collecting(), batch_size=None, sampler=[0], collate_fn=None, **worker_options(1))
+    assert next(iter(loader)) < 16 * 2**20  # what these tests import is several times that
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
+def test_parent_of_workers_collects_no_garbage_among_what_they_share(monkeypatch):
+    monkeypatch.setattr(loading, "MEMORY_BYTES", 0)
+    split = png_split()
+    assert gc.get_freeze_count() == 0
+    with closing(open_(Augment(), split, workers=1).batches(0, 6)) as batches:
+        next(batches)
+        frozen = gc.get_freeze_count()
+        list(EvalData(split, PREPROCESSING, workers=1).batches())  # another loader, which ends before
+        assert gc.get_freeze_count() == frozen > 0
+    assert gc.get_freeze_count() == 0

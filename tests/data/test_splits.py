@@ -149,7 +149,11 @@ def test_photographs_of_different_sizes_are_not_read(tmp_path):
     names = [f"{i}.jpg" for i in range(20)]
     for i, name in enumerate(names):
         (tmp_path / name).write_bytes(bytes(i))
-    assert len(hold_out(Split(Unread(tmp_path, names), np.zeros(20, dtype=np.int64), names), 0.2)[1]) == 4
+    train = Split(Unread(tmp_path, names), np.zeros(20, dtype=np.int64), names)
+    assert len(hold_out(train, 0.2)[1]) == 4
+    parts = {"train": train.pick(np.arange(15)), "val": train.pick(np.arange(15, 20)), "test": train}
+    plan = plan_splits(Source("toy", ("a",), parts), 0.2, train_images=20)
+    assert plan.val is not None and len(plan.val) == 4
 
 
 def test_too_few_images_to_hold_out_any_are_refused():

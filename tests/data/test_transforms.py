@@ -80,9 +80,10 @@ def augmented(transform: TrainTransform, pixels: torch.Tensor, key: int) -> torc
     [
         Augment(crop="inception", flip=True),
         Augment(crop="pad", flip=True, erase_prob=1.0),
+        Augment(crop="resmall", flip=True),
         Augment(randaugment_layers=2, randaugment_magnitude=15),
     ],
-    ids=["inception", "pad", "randaugment"],
+    ids=["inception", "pad", "resmall", "randaugment"],
 )
 @pytest.mark.parametrize("channels", [1, 3])
 def test_per_sample_path_depends_on_pixels_and_key_alone(config, channels):
@@ -110,6 +111,19 @@ def test_per_sample_path_without_augmentation_is_the_evaluation_crop():
     pixels = noise(40, 50)
     out = augmented(TrainTransform(Augment(), preprocessing), pixels, 3)
     assert torch.equal(out, evaluation_crop(pixels, preprocessing))
+
+
+def test_resmall_crop_is_a_window_of_what_evaluation_cuts_the_centre_of():
+    # 21 and 24 are as 224 and 256: a wide image has more places to the right than down.
+    transform = TrainTransform(Augment(crop="resmall"), Preprocessing((21, 21), crop="squash"))
+    pixels, found = noise(30, 60), set()
+    larger = resized_by_pillow(pixels, 24, 48)
+    windows = larger.unfold(1, 21, 1).unfold(2, 21, 1).permute(1, 2, 0, 3, 4).int()  # [4, 28, 3, 21, 21]
+    for key in range(200):
+        errors = (windows - augmented(transform, pixels, key)).abs().amax((2, 3, 4))
+        assert errors.min() <= 1
+        found.add(divmod(int(errors.argmin()), 28))
+    assert {top for top, _ in found} == {0, 1, 2, 3} and {0, 27} <= {left for _, left in found}
 
 
 def test_randaugment_gets_the_recipes_numbers_after_crop_and_flip():

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 import mixonomy as mx
+from mixonomy.inference import openvino
 from mixonomy.inference.int8 import Int8Linear, Range, int8
 from mixonomy.inference.packed import PatchLinear, exchange, packed
 from mixonomy.inference.paths import difference
-from mixonomy.nn import MLP
+from mixonomy.nn import MLP, TokenMLP
 
 SIZES = {"patch_size": 4, "hidden_dim": 32, "num_blocks": 2}
 MODELS = {
@@ -105,3 +106,14 @@ def test_int8_mixer_is_close_on_images_like_those_it_was_calibrated_on():
 def test_int8_needs_blocks_it_knows():
     with pytest.raises(ValueError, match="no block of LayerNorm and MLP"):
         int8(small("resmlp"), torch.randn(64, 3, 16, 24))
+
+
+@torch.inference_mode()
+def test_openvino_int8_is_close_whatever_the_batch():
+    pytest.importorskip("openvino")
+    pytest.importorskip("nncf")
+    model, images = small("mixer"), torch.randn(64, 3, 16, 24)
+    predict = openvino.int8(model, images)
+    for count in (64, 5, 1):
+        assert difference(predict(images[:count]), model(images[:count])) < 0.1
+    assert type(model.blocks[0].token_mixer) is TokenMLP, "the model is left as it is"

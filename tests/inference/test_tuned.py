@@ -103,6 +103,7 @@ def test_integers_are_used_only_if_answers_stay(cache, monkeypatch):
     turned = copy.deepcopy(small("mixer"))
     turned.head.weight.data.neg_()
     monkeypatch.setattr(paths, "int8", lambda *_: lambda x: turned(x.float()))
+    monkeypatch.setattr(paths.openvino, "is_installed", lambda: False)
     strict = mx.fast(small("mixer"), CALIBRATION, precision="bf16", max_changed=0.5, cache=cache)
     strict(IMAGES)
     assert "of the calibration images" in strict.tried[8, 3, 16, 24]["packed int8"].problem

@@ -123,6 +123,11 @@ FIRES = [
         {"confidence": 0.90, "num_val": 0},
         "claim too little: 90.0% on average, and 95.0% of the predictions are right. Hold out validation",
     ),
+    (
+        "poor_calibration",
+        {"confidence": 0.90, "num_val": 0, "data": {"train_on_val": True}},
+        "are right. No image was left to choose a temperature by; the same recipe without data.train_on_val has one.",
+    ),
     ("stopped_early", {"result": {"steps": 700}}, "Stopped early at step 700 of 1,000"),
     ("early_best", {"curve": PLATEAU}, "validation top-1 (95.0%) came at step 300 of 1,000"),
     ("small_validation", {"num_val": 0}, "Nothing was held out for validation"),

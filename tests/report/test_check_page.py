@@ -96,6 +96,12 @@ def test_page_without_findings_says_so(tmp_path):
     assert "Nothing was found" in text and shown(text) == []
 
 
+def test_what_a_source_left_out_is_said(tmp_path):
+    noted = replace(source(), notes=("train of pets has no images of <b>emu</b>, left out.",))
+    text = write_check_page(check_source(noted), tmp_path / "page.html").read_text()
+    assert "train of pets has no images of &lt;b&gt;emu&lt;/b&gt;, left out." in text
+
+
 @pytest.mark.slow
 def test_page_opens_in_a_browser_without_errors_and_fits_wide_and_narrow_windows(page):
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra [dev]")

@@ -3,10 +3,8 @@
 Axes: B images, c image channels, H and W pixels, K classes.
 """
 
-import contextlib
 import importlib
 import logging
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from mixonomy.inference import openvino as ov_int8
 
 Predict = Callable[[Tensor], Tensor]
 NEEDED = "needs {0}, which is not installed; pip install 'mixonomy[export]'"
@@ -81,14 +81,18 @@ def openvino(
     Raises:
       ValueError: if a package is missing.
     """
-    without_telemetry()
+    ov_int8.without_telemetry()
     ov = _import("openvino")
     core = ov.Core()
     read = path
     if precision == "int8":
         read = path.with_name("int8.xml")
         if not read.exists():
-            ov.save_model(_quantized(core.read_model(str(path)), calibration()), str(read), compress_to_fp16=False)
+            _import("nncf")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                small = ov_int8.quantized(core.read_model(str(path)), calibration())
+            ov.save_model(small, str(read), compress_to_fp16=False)
     model = core.read_model(str(read))
     model.reshape(list(shape))
     config = {
@@ -104,23 +108,6 @@ def openvino(
         return torch.from_numpy(found[0])
 
     return predict, f"OpenVINO {ov.__version__.split('-')[0]}"
-
-
-def without_telemetry() -> None:
-    """Keeps OpenVINO and NNCF from reporting to their makers: without the package that does it they use a stub.
-
-    To be called before either is imported.
-    """
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # makes its import fail
-
-
-def _quantized(model: Any, images: Tensor) -> Any:
-    nncf = _import("nncf")
-    nncf.set_log_level(logging.ERROR)
-    # Its progress bars go to standard output, which is for results.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-        warnings.simplefilter("ignore")
-        return nncf.quantize(model, nncf.Dataset([image.unsqueeze(0).numpy() for image in images]))
 
 
 def _import(package: str) -> Any:

@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-_FORMS = {"FLOAT": "a number", "INT": "a whole number", "INT INT": "two of them"}  # tyro's words
+# tyro's and Python's words -> ours.
+_FORMS = {
+    "FLOAT": "a number", "INT": "a whole number", "INT INT": "two of them", "[FLOAT [FLOAT ...]]": "a list of numbers",
+    "[INT [INT ...]]": "a list of whole numbers", "invalid literal for int() with base 10": "a whole number",
+    "could not convert string to float": "a number",
+}  # fmt: skip
 
 
 def parse(command: type[T], argv: list[str], *, name: str, default: T | None = None) -> T:
@@ -74,6 +79,11 @@ def _sentence(box: str) -> str:
         forms = [form.strip(" {}") for form in union[2].split("|")]
         readable = " or ".join(_FORMS.get(form, form) for form in forms if form != "None")
         message = f"{union[1]}: {', '.join(ast.literal_eval(union[3]))} is not {readable}"
+    if single := re.match(rf"Error parsing (.+?): ({'|'.join(map(re.escape, _FORMS))}): '(.*)'$", message):
+        message = f"{single[1]}: {single[3]} is not {_FORMS[single[2]]}"
+    if several := re.match(r"Error parsing (.+?): Could not find valid parse for arguments: (\[.*?\])$", message):
+        form = next((line.removeprefix(several[1]).strip() for line in lines if line.startswith(several[1])), "")
+        message = f"{several[1]}: {', '.join(ast.literal_eval(several[2]))} is not {_FORMS.get(form, form)}"
     message = re.sub(r"^Error parsing (?:fields\.)?", "", message)
     after = lines[lines.index("Perhaps you meant:") :] if "Perhaps you meant:" in lines else []
     suggestions = [line.split()[0] for line in after if re.match(r"--\w", line)]

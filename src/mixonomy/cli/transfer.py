@@ -10,6 +10,7 @@ from typing import Any
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
+from mixonomy.choices import BadImagePolicy
 from mixonomy.cli.arguments import parse
 
 
@@ -17,8 +18,9 @@ from mixonomy.cli.arguments import parse
 class Transfer:
     """Fine-tunes a model to every task of a suite by its protocol; the same command goes on with an unfinished suite.
 
-    A task whose data is not there is listed as absent, and the mean then says of how many tasks it is. vtab-like is the
-    protocol of 1,000 images on cifar100, flowers102 and eurosat. A FILE.py sets `suite`.
+    A task whose data is not there is listed as absent, one whose training diverges as failed, and the mean then says of
+    how many tasks it is. vtab-like is the protocol of 1,000 images on cifar100, flowers102 and eurosat. A FILE.py sets
+    `suite`.
     """
 
     run: Positional[str]
@@ -38,7 +40,11 @@ class Transfer:
     seeds: int = 1
     """Fine-tunings of each task."""
     few_shot: bool = True
-    """Score the frozen features from few images of each class too."""
+    """Score the frozen features from few images of each class too, at each size."""
+    on_bad_image: BadImagePolicy = "error"
+    """What to do about images that cannot be read: stop, or leave them out, counted and named."""
+    max_bad_share: float | None = None
+    """For --on-bad-image skip: largest share of a task's images that may be left out; 0.01 if not given."""
     data_root: str | None = None
     """Folder of the data sets; $MIXONOMY_DATA if not given."""
     device: str = "auto"
@@ -58,10 +64,17 @@ def main(argv: list[str]) -> int:
     from mixonomy.transferring import Protocol, load_suite, transfer
 
     suite = load_suite(options.suite)
-    name = Path(options.run.rpartition(":")[2]).name.replace("/", "-")
+    name = Path(options.run.rpartition(":")[2]).resolve().name
     out = options.out or Path("runs") / f"transfer-{suite.name}-{name}"
     protocol = Protocol(
-        options.steps, options.batch_size, options.lr, options.image_size, options.seeds, options.few_shot
+        steps=options.steps,
+        batch_size=options.batch_size,
+        lrs=options.lr,
+        image_sizes=options.image_size,
+        seeds=options.seeds,
+        few_shot=options.few_shot,
+        on_bad_image=options.on_bad_image,
+        max_bad_share=options.max_bad_share,
     )
     runtime = Runtime(device=options.device, data_root=options.data_root)
     command = shlex.join(["mixonomy", "transfer", *argv])
@@ -83,13 +96,19 @@ def main(argv: list[str]) -> int:
 def _lines(result: dict[str, Any]) -> Iterator[str]:
     for row in result["rows"]:
         spread = "" if row["std"] is None else f" ± {row['std']:.4f} (n = {len(row['top1'])})"
-        size = "" if row["image_size"] is None else f" at {row['image_size']} pixels"
         shots = ", ".join(f"{shots}-shot {few['mean']:.4f}" for shots, few in row["few_shot"].items())
-        yield f"{row['task'] + size:<28}{row['mean']:.4f}{spread}  lr {row['lr']:g}{'; ' + shots if shots else ''}"
+        name = row["task"] + _at(row["image_size"])
+        left_out = f"; {row['bad_images']} unreadable images left out" if row["bad_images"] else ""
+        yield f"{name:<28}{row['mean']:.4f}{spread}  lr {row['lr']:g}{'; ' + shots if shots else ''}{left_out}"
     for each in result["absent"]:
         yield f"{each['task']:<28}absent: {each['reason']}"
+    for each in result["failed"]:
+        yield f"{each['task'] + _at(each['image_size']):<28}failed: {each['reason']}"
     for mean in result["means"]:
-        size = "" if mean["image_size"] is None else f" at {mean['image_size']} pixels"
-        yield f"mean of {mean['name']}{size}: {mean['mean']:.4f}"
+        yield f"mean of {mean['name']}{_at(mean['image_size'])}: {mean['mean']:.4f}"
     if not result["rows"]:
-        yield f"no task of {result['suite']['name']} has its data here, so there is no mean."
+        yield f"every task of {result['suite']['name']} that has its data failed, so there is no mean."
+
+
+def _at(image_size: int | None) -> str:
+    return "" if image_size is None else f" at {image_size} pixels"

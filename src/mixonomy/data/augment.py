@@ -5,6 +5,7 @@ The per-sample path (`transforms.py`) draws the same numbers; a test compares th
 Axes: B images, c image channels, H and W pixels.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +33,8 @@ def augment_batch(images: Tensor, keys: stream.UInts, config: "Augment", image_s
     """Crops, flips and erases; does not mix images.
 
     Args:
-      images: uint8 [B, c, H, W], all of one size; equal to `image_size` unless the crop is inception.
+      images: uint8 [B, c, H, W], all of one size: for the crop inception any, for resmall that of `enlarged`, else
+        `image_size`.
       keys: [B] from `stream.sample_keys`.
     Returns:
       uint8 [B, c, *image_size].
@@ -45,6 +47,10 @@ def augment_batch(images: Tensor, keys: stream.UInts, config: "Augment", image_s
         images = resized_crops(images, or_central_box(boxes, size, CROP_RATIO), image_size)
     elif config.crop == "pad":
         images = shifted(images, stream.uniforms(keys, 2, CROP), config.pad or DEFAULT_PAD)
+    elif config.crop == "resmall":
+        images = windows(
+            images, window_corners(stream.uniforms(keys, 2, CROP), images.shape[2:], image_size), image_size
+        )
     if config.flip:
         flips = torch.from_numpy(flipped(keys).astype(np.uint8)).to(images.device).view(-1, 1, 1, 1)
         # Either all bits of an image change or none: on a CPU several times as fast as torch.where.
@@ -76,15 +82,24 @@ def shifts(draws: NDArray[np.float64], pad: int) -> NDArray[np.int64]:
 
 def shifted(images: Tensor, draws: NDArray[np.float64], pad: int) -> Tensor:
     """Shifts each image by -pad to pad pixels in both directions; black comes in. draws [B, 2] in [0, 1)."""
-    height, width = images.shape[2:]
-    top, left = shifts(draws, pad).T
-    batch = np.arange(len(images))
     padded = torch.nn.functional.pad(images, (pad,) * 4)
+    return windows(padded, shifts(draws, pad), (images.shape[2], images.shape[3]))
+
+
+def window_corners(draws: NDArray[np.float64], size: Sequence[int], image_size: tuple[int, int]) -> NDArray[np.int64]:
+    """Top and left of a window of `image_size` anywhere in an image of `size`. [B, 2] in [0, 1) -> [B, 2]"""
+    return (draws * (np.array(size) - np.array(image_size) + 1)).astype(np.int64)
+
+
+def windows(images: Tensor, corners: NDArray[np.int64], image_size: tuple[int, int]) -> Tensor:
+    """Cuts one window out of each image: uint8 [B, c, H, W], top and left [B, 2] -> [B, c, *image_size]."""
+    (height, width), (top, left) = image_size, corners.T
+    batch = np.arange(len(images))
     if images.device.type == "cpu":  # numpy copies row by row where torch picks pixel by pixel
-        windows = np.lib.stride_tricks.sliding_window_view(padded.numpy(), (height, width), axis=(2, 3))
-        return torch.from_numpy(windows[batch, :, top, left])
+        views = np.lib.stride_tricks.sliding_window_view(images.numpy(), (height, width), axis=(2, 3))
+        return torch.from_numpy(views[batch, :, top, left])
     at, y, x = (torch.from_numpy(place).to(images.device) for place in (batch, top, left))
-    return padded.unfold(2, height, 1).unfold(3, width, 1)[at, :, y, x]
+    return images.unfold(2, height, 1).unfold(3, width, 1)[at, :, y, x]
 
 
 def resized_crops(images: Tensor, boxes: Boxes, image_size: tuple[int, int]) -> Tensor:

@@ -25,7 +25,7 @@ from mixonomy.data.shuffle import PIECE, WINDOW, SampleOrder, WindowedOrder
 from mixonomy.data.sources import Split
 from mixonomy.data.sources.base import Images, Labels, are_in_sequence, prefetch, read_ahead
 from mixonomy.data.splits import is_large
-from mixonomy.data.transforms import TrainTransform, evaluation_crop
+from mixonomy.data.transforms import TrainTransform, enlarged, evaluation_crop
 from mixonomy.data.workers import PREFETCH, alive, default_workers, shared_memory, worker_options
 from mixonomy.preprocessing import Preprocessing
 
@@ -339,16 +339,23 @@ def _equal_pixels(
 ) -> tuple[Tensor, NDArray[np.bool_]] | None:
     """All images as uint8 [N, c, H, W] and which could be read, or None if they differ in size or do not fit.
 
-    Where the recipe does not crop at random from the original, they are brought to the model's size here, once.
+    What is the same at every visit is done here, once: resizing, and the crop unless it is random.
     """
-    keeps_size = augment.crop == "inception"
     size = (preprocessing.channels, *preprocessing.image_size)
-    if keeps_size:
+
+    def prepared(pixels: Tensor) -> Tensor:
+        if augment.crop == "inception":
+            return pixels
+        if augment.crop == "resmall":
+            return enlarged(pixels, preprocessing.image_size)
+        return evaluation_crop(pixels, preprocessing)
+
+    if augment.crop in ("inception", "resmall"):  # else all have the model's size
         readable = (read_image(split, index, preprocessing.channels) for index in range(len(split)))
         first = next((pixels for pixels in readable if isinstance(pixels, Tensor)), None)
         if first is None:
             raise _none_readable(len(split))
-        size = tuple(first.shape)
+        size = tuple(prepared(first).shape)
     if len(split) * int(np.prod(size)) > MEMORY_BYTES:
         return None
 
@@ -356,8 +363,7 @@ def _equal_pixels(
         pixels = read_image(split, index, preprocessing.channels)
         if isinstance(pixels, BadImage):
             return pixels
-        if not keeps_size:
-            return evaluation_crop(pixels, preprocessing)
+        pixels = prepared(pixels)
         if tuple(pixels.shape) != size:
             raise _UnequalSizes
         return pixels

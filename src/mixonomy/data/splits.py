@@ -184,6 +184,9 @@ def _num_bytes(images: Images, index: int) -> int | None:
     """The size of an image file, without reading it where it lies on disk; None if it cannot be read."""
     if isinstance(images, Picked):
         return _num_bytes(images.images, int(images.indices[index]))
+    if isinstance(images, Chained):
+        count = len(images.first)
+        return _num_bytes(images.first, index) if index < count else _num_bytes(images.second, index - count)
     try:
         if isinstance(images, Files):
             return os.stat(os.path.join(images.root, images.paths[index])).st_size

@@ -22,13 +22,14 @@ from mixonomy.data.augment import (
     erased_boxes,
     flipped,
     shifts,
+    window_corners,
 )
 from mixonomy.data.boxes import DRAWS, random_box
 from mixonomy.data.decode import Box, decode, decode_crop
 from mixonomy.data.randaugment import DRAWS as LAYER_DRAWS
 from mixonomy.data.randaugment import randaugment
 from mixonomy.data.sources.base import Encoded
-from mixonomy.preprocessing import PAD_VALUE, Preprocessing
+from mixonomy.preprocessing import DEFAULT_RESIZE, PAD_VALUE, Preprocessing
 
 if TYPE_CHECKING:  # pydantic, which prediction does without
     from mixonomy.recipe import Augment
@@ -56,16 +57,34 @@ def evaluation_crop(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
         return torch.nn.functional.pad(resized(pixels, size), bars, value=PAD_VALUE)
     if preprocessing.crop == "squash":
         return resized(pixels, [height, width])
-    larger = (height * preprocessing.resize, width * preprocessing.resize)
-    if preprocessing.crop == "resmall":
+    larger = enlarged(
+        pixels, preprocessing.image_size, preprocessing.resize, keeps_shape=preprocessing.crop == "resmall"
+    )
+    top, left = round((larger.shape[1] - height) / 2), round((larger.shape[2] - width) / 2)
+    return larger[:, top : top + height, left : left + width]
+
+
+def enlarged(
+    pixels: Tensor, image_size: tuple[int, int], resize: float = DEFAULT_RESIZE, *, keeps_shape: bool = True
+) -> Tensor:
+    """The image as large as `resize` times the image size, to cut that out of it.
+
+    Args:
+      keeps_shape: whether only the shorter side (beside the image size's) becomes so long, or the whole is stretched.
+    Raises:
+      ValueError: if the image is so long and narrow that this takes over `MAX_PIXELS`.
+    """
+    height, width = image_size
+    larger = (height * resize, width * resize)
+    if keeps_shape:
         scale = max(larger[0] / pixels.shape[1], larger[1] / pixels.shape[2])
         larger = (pixels.shape[1] * scale, pixels.shape[2] * scale)
     size = [max(round(larger[0]), height), max(round(larger[1]), width)]
     if size[0] * size[1] > MAX_PIXELS:
         shape = f"{pixels.shape[1]}x{pixels.shape[2]} pixels"
-        raise ValueError(f"not a usable image ({shape} is too long and narrow for the crop {preprocessing.crop})")
-    top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
-    return resized(pixels, size)[:, top : top + height, left : left + width]
+        name = "resmall" if keeps_shape else "resize"
+        raise ValueError(f"not a usable image ({shape} is too long and narrow for the crop {name})")
+    return resized(pixels, size)
 
 
 def resized(pixels: Tensor, size: list[int]) -> Tensor:
@@ -80,7 +99,7 @@ class Draws:
     """The random numbers of one training image; empty or None for what the recipe does not do.
 
     Args:
-      crop: uniform in [0, 1): [DRAWS] for the inception crop, else none.
+      crop: uniform in [0, 1): [DRAWS] for the inception crop, [2] for resmall, else none.
       shift: how far the pad crop begins into the image with its frame, down and right.
       is_flipped: whether it is mirrored.
       randaugment: uniform in [0, 1), see `randaugment`.
@@ -118,6 +137,8 @@ class TrainTransform:
         crop: list[list[float]] = [[]] * count
         if config.crop == "inception":
             crop = stream.uniforms(keys, DRAWS, CROP).tolist()
+        elif config.crop == "resmall":
+            crop = stream.uniforms(keys, 2, CROP).tolist()
         shift = shifts(stream.uniforms(keys, 2, CROP), self.pad).tolist() if config.crop == "pad" else nothing
         is_flipped = flipped(keys).tolist() if config.flip else [False] * count
         layers = stream.uniforms(keys, config.randaugment_layers * LAYER_DRAWS, RANDAUGMENT).tolist()
@@ -143,6 +164,13 @@ class TrainTransform:
 
             box = decode_crop(image, channels, choose, preprocessing.image_size)
             pixels = resized(box, list(preprocessing.image_size))
+        elif self.config.crop == "resmall":
+            larger, (height, width) = (
+                enlarged(decode(image, channels), preprocessing.image_size),
+                preprocessing.image_size,
+            )
+            top, left = window_corners(np.array(draws.crop), larger.shape[1:], preprocessing.image_size)
+            pixels = larger[:, top : top + height, left : left + width]
         else:
             pixels = evaluation_crop(decode(image, channels), preprocessing)
             if draws.shift is not None:

@@ -1,7 +1,7 @@
 """Layers for inference on a CPU that call oneDNN as directly as torch allows: what a model's layers are exchanged for.
 
-What costs time beside the matrix products, goes: weights are laid out for oneDNN once instead of at every call, bias and
-GELU are done while a product's result is still in cache, and no tokens are transposed or copied for a skip.
+What costs time beside the matrix products goes: weights are laid out for oneDNN once instead of at every call, bias
+and GELU are done while a product's result is still in cache, and no tokens are transposed or copied for a skip.
 
 Axes: B images, S tokens, C channels.
 """
@@ -50,7 +50,7 @@ class PackedMLP(nn.Module):
 
 
 class PackedBlock(nn.Module):
-    """The block of a Mixer: token mixing multiplies from the left, W [S', S] @ y [B, S, C], and both skips add in place.
+    """The block of a Mixer: tokens are mixed from the left, W [S', S] @ y [B, S, C], and both skips add in place.
 
     Args:
       block: of token MLP and channel MLP, without layer scale; what comes in is overwritten.

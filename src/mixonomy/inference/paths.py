@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mixonomy import devices
+from mixonomy.inference import openvino
 from mixonomy.inference.int8 import int8
 from mixonomy.inference.packed import packed
 
@@ -25,13 +26,16 @@ TOLERANCE = {"fp32": 1e-4, "bf16": 0.05, "int8": 0.25}
 def paths_for(device: torch.device, precision: devices.Precision, *, has_calibration: bool, compile: bool) -> list[str]:
     """Names of the paths that are worth trying, "BACKEND PRECISION".
 
-    eager: the model as it is, under autocast for bf16. packed: see the modules packed and int8 beside this one.
-    weights: of bf16, so that they are not cast at every call. compiled: by torch.compile, with constant weights.
+    eager: the model as it is, under autocast for bf16. packed, openvino: see the modules packed, int8 and openvino
+    beside this one. weights: of bf16, so that they are not cast at every call. compiled: by torch.compile, with
+    constant weights.
     """
     names = [f"eager {precision}"]
     if device.type == "cpu" and torch.backends.mkldnn.is_available():
         names.append(f"packed {precision}")
         names += ["packed int8"] if has_calibration else []
+    if device.type == "cpu" and has_calibration and openvino.is_installed():
+        names.append("openvino int8")
     if device.type == "cuda" and precision == "bf16":
         names.append("weights bf16")
     return names + ([f"compiled {precision}"] if compile else [])
@@ -45,6 +49,7 @@ def build(name: str, model: nn.Module, calibration: Tensor | None) -> Forward:
     """
     backend, precision = name.split()
     device = next(model.parameters()).device
+    run: Forward
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     match backend:
         case "eager":
@@ -54,6 +59,9 @@ def build(name: str, model: nn.Module, calibration: Tensor | None) -> Forward:
             run, dtype = int8(model, calibration), torch.bfloat16
         case "packed":
             run = packed(model, dtype)
+        case "openvino":
+            assert calibration is not None
+            run, dtype = openvino.int8(model, calibration), torch.float32
         case "weights":
             run = copy.deepcopy(model).to(dtype)
         case _:

@@ -3,9 +3,10 @@
 import ast
 import difflib
 import importlib
-import runpy
 from pathlib import Path
+from types import ModuleType
 
+from mixonomy.python_file import set_in
 from mixonomy.recipe import Recipe, changed
 
 FALLBACK = "folder"  # for data that has no recipe of its own
@@ -22,26 +23,22 @@ def load_recipe(name: str, model: str | None = None) -> Recipe:
     """The recipe of a name, or of a Python file of one's own that sets `recipe`.
 
     Args:
-      model: for which the recipe may have settings of its own; whatever model it has if not given.
+      model: name of the model that takes the place of the recipe's, which may have settings for it; but a recipe that
+        starts from weights has theirs.
     Raises:
       ValueError: if there is no such recipe, or the file sets none.
     """
     if name.endswith(".py"):
-        if not Path(name).is_file():
-            raise ValueError(f"no recipe file {name}; give a name from `mixonomy list recipes` or a Python file.")
-        try:
-            found = runpy.run_path(name).get("recipe")
-        except (SyntaxError, ImportError, NameError, AttributeError, TypeError) as error:
-            raise ValueError(f"{name} cannot be run as Python ({type(error).__name__}: {error}); mend it.") from None
-        if not isinstance(found, Recipe):
-            raise ValueError(f"{name} sets no `recipe`; it must hold `recipe = mixonomy.Recipe(...)`.")
-        return found
+        found = set_in(name, "recipe", Recipe, "a name from `mixonomy list recipes`")
+        return _with_model(found, model)
     if name not in recipe_names():
         near = difflib.get_close_matches(name, recipe_names(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"unknown recipe {name!r}; {hint}`mixonomy list recipes` shows all names.")
-    module = importlib.import_module(f"mixonomy.recipes.{name}")
-    return module.for_model(model) if model is not None and hasattr(module, "for_model") else module.recipe
+    module = _module(name)
+    if model is not None and hasattr(module, "for_model"):
+        return module.for_model(model)
+    return _with_model(module.recipe, model)
 
 
 def choose_recipe(
@@ -53,6 +50,8 @@ def choose_recipe(
 ) -> Recipe:
     """The named recipe; else the one of the data's name; else the one for any data; digits if nothing is given.
 
+    One whose length depends on the number of images gets that of the data, where it can be opened.
+
     Args:
       root: folder of the known data sets, as for `mixonomy.open_source`.
       init: weights to start from, which the recipe then does; one that is not named is for fine-tuning.
@@ -63,22 +62,36 @@ def choose_recipe(
 
 
 def _chosen(name: str | None, source: str | None, root: str | None, is_finetuning: bool, model: str | None) -> Recipe:
-    if name is not None:
-        return load_recipe(name, model)
-    of_data = (source or "digits").replace("-", "_")
-    if of_data in recipe_names() and of_data not in NOT_OF_DATA and not is_finetuning:
-        return load_recipe(of_data, model)
-    from mixonomy.data import known_sources, open_source
+    source = source or "digits"
+    name = name or _of_data(source, is_finetuning)
+    found = load_recipe(name, model)
+    if name.endswith(".py") or not hasattr(recipe := _module(name), "recipe_for"):
+        return found
+    from mixonomy.data import open_source
 
-    source, fallback = source or "digits", FALLBACK
-    if is_finetuning:
-        fallback = FINETUNE if source in dict(known_sources()) else FOLDER_FINETUNE
     try:
         splits = open_source(source, root).splits
     except ValueError:  # which training will explain
-        return load_recipe(fallback)
-    recipe_for = importlib.import_module(f"mixonomy.recipes.{fallback}").recipe_for
-    return recipe_for(len(splits.get("train", ())))
+        return found
+    return _with_model(recipe.recipe_for(len(splits.get("train", ()))), model)
+
+
+def _with_model(recipe: Recipe, model: str | None) -> Recipe:
+    return recipe if model is None or recipe.init is not None else changed(recipe, model={"name": model})
+
+
+def _of_data(source: str, is_finetuning: bool) -> str:
+    """The name of the recipe for data."""
+    if is_finetuning:
+        from mixonomy.data import known_sources
+
+        return FINETUNE if source in dict(known_sources()) else FOLDER_FINETUNE
+    name = source.replace("-", "_")
+    return name if name in recipe_names() and name not in NOT_OF_DATA else FALLBACK
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"mixonomy.recipes.{name}")
 
 
 def describe_recipes() -> list[tuple[str, str]]:

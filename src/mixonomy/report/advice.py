@@ -207,11 +207,14 @@ def poor_calibration(run: FinishedRun) -> Advice | None:
     if abs(gap) < max(MISCALIBRATED, Z95 * _standard_error(run.score, n)):
         return None
     much = "too much" if gap > 0 else "too little"
-    remedy = (
-        "The temperature was chosen on validation images, so test images differ from them: see what is different."
-        if run.num_val
-        else "Hold out validation images (--data.val-share 0.1): then a temperature is chosen that corrects this."
-    )
+    if run.num_val:
+        remedy = (
+            "The temperature was chosen on validation images, so test images differ from them: see what is different."
+        )
+    elif run.recipe.data.train_on_val:
+        remedy = "No image was left to choose a temperature by; the same recipe without data.train_on_val has one."
+    else:
+        remedy = "Hold out validation images (--data.val-share 0.1): then a temperature is chosen that corrects this."
     return Advice(
         f"Probabilities claim {much}: {_percent(confidence)} on average, and {_percent(run.score)} of the predictions "
         f"are right. {remedy}",

@@ -101,7 +101,8 @@ def _classes(check: Check) -> str:
         (check.source.class_names[k], f"{first[k] / largest:.3f}", *(f"{counts[split][k]:,}" for split in counts))
         for k in order.tolist()
     ]
-    parts = [markup.table(("class", "of the largest", *counts), rows, num_texts=1, bar=1)]
+    notes = [markup.paragraph(note) for note in check.source.notes]  # such as a class that has no images
+    parts = [*notes, markup.table(("class", "of the largest", *counts), rows, num_texts=1, bar=1)]
     if len(first) > len(order):
         parts.append(markup.paragraph(f"{len(first) - len(order):,} smaller classes are not shown."))
     return markup.section("classes", "Classes", *parts)

@@ -66,6 +66,13 @@ class FinishedRun:
         """Validation images; 0 if nothing was held out."""
         return next((row["val/n"] for row in self.metrics if "val/n" in row), 0)
 
+    @property
+    def why_no_val(self) -> str:
+        """Why there are no validation images, where there are none."""
+        if self.recipe.data.train_on_val:
+            return "The images that could be held out were trained on too"
+        return "Nothing was held out for validation"
+
     def label_errors(self) -> dict[str, dict[str, Any]]:
         """Split ("test", "val") -> the number of labels "found" to be probably wrong, and those "listed"."""
         errors = {"test": self.test["label_errors"], "val": self.test.get("val_label_errors")}
@@ -87,6 +94,7 @@ def read_finished(folder: RunFolder) -> FinishedRun:
     Raises:
       ValueError: if the run is not finished, or one of its files is missing, damaged or of an earlier form.
     """
+    folder.check_no_trial()
     info, result = folder.info(), folder.result()
     if result is None:
         raise ValueError(f"the run in {folder.path} is not finished; run the same `mixonomy train` command again.")

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from mixonomy.models.files import write_atomically
+from mixonomy.recipe import Model
 from mixonomy.report import markup, multi_label, sections, single_label
 from mixonomy.report.document import document
 from mixonomy.report.finished import FinishedRun, read_finished
@@ -66,7 +67,8 @@ def write_report(folder: RunFolder, *, data_root: str | None = None) -> Path:
 def _recipe(run: FinishedRun) -> str:
     rows, parts = list(_fields(run.recipe)), []
     if run.has_other_model:
-        rows = [row for row in rows if not row[0].startswith("model.")]
+        kept = () if run.recipe.init is None else tuple(f"model.{name}" for name in Model.OF_TRAINING)
+        rows = [row for row in rows if not row[0].startswith("model.") or row[0] in kept]
         text = "The model was a module of the user's own, so the recipe's model had no effect."
         if run.recipe.init is not None:
             text = f"The model is that of the weights it started from, {run.recipe.init}."

@@ -85,7 +85,7 @@ def curves(run: FinishedRun) -> str:
     lr = markup.figure(plots.lr_plot((epochs, [row["lr"] for row in rows])), "Learning rate.")
     scored = run.validation(run.headline)
     if not scored:
-        none = markup.paragraph("Nothing was held out for validation; the weights are those of the last step.")
+        none = markup.paragraph(f"{run.why_no_val}; the weights are those of the last step.")
         return markup.section("curves", "Learning curves", f'<div class="plots">{loss}{lr}</div>', none)
     best, kept, name = run.result["best_step"], f"It ends at {scored[-1][1]:.2%}.", HEADLINES[run.headline]
     if best is not None:

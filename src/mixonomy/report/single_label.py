@@ -88,7 +88,7 @@ def _temperature(run: FinishedRun) -> str:
     """What the temperature is and what it did."""
     before, after = run.test.get("calibration_before"), run.test.get("calibration_after")
     if before is None or after is None:
-        return markup.paragraph("Nothing was held out for validation, so the probabilities are as the model gave them.")
+        return markup.paragraph(f"{run.why_no_val}, so the probabilities are as the model gave them.")
     value = run.result["temperature"]
     does = "less sure" if value > 1 else "surer"
     text = (

@@ -1,6 +1,8 @@
 """Each defect that is planted is found as what it is, and sound data give no finding."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -168,6 +170,19 @@ def test_a_process_finds_the_same_as_none(sound, picture, encoded):
     source = sound(train=[(encoded(picture(1)), 1), (b"broken", 0)], test=[(encoded(picture(0)), 0)])
     alone, shared = (check_source(source, workers=workers).to_dict() for workers in (0, 1))
     assert {**alone, "seconds": 0, "images_per_s": 0} == {**shared, "seconds": 0, "images_per_s": 0}
+
+
+class Deadly(list):
+    """Images of which reading one ends the process, as the system does when memory is full."""
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_process_that_is_killed_is_one_sentence():
+    source = Source("pets", ("cat",), {"train": Split(Deadly([b"", b""]), np.zeros(2, dtype=np.int64), ["a", "b"])})
+    with pytest.raises(ValueError, match=r"ended from outside.*give fewer --workers \(0 decodes without.*\)\.$"):
+        check_source(source, workers=1)
 
 
 def test_progress_ends_at_the_number_of_images(sound):

@@ -3,18 +3,16 @@
 Axes: N images of the pool, n images of a chunk.
 """
 
-import signal
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from mixonomy.data import Source, Split, default_workers
 from mixonomy.data.check.examine import THUMBNAIL, ImageFacts, examine
+from mixonomy.data.workers import alive, worker_options
 
 CHUNK = 128  # images that a worker process examines at a time
 FEW = 1000  # up to here, starting processes costs more than it gains
@@ -170,24 +168,10 @@ def _chunks(parts: tuple[Part, ...], workers: int) -> Iterator[list[ImageFacts]]
         for number, part in enumerate(parts)
         for start in range(0, len(part.split), CHUNK)
     ]
-    is_forked = workers and sys.platform == "linux"
-    loader = DataLoader(
-        _Chunks(parts),
-        sampler=order,
-        batch_size=None,
-        collate_fn=_as_it_is,
-        num_workers=workers,
-        worker_init_fn=_start_worker if workers else None,
-        multiprocessing_context="fork" if is_forked else None,
-    )
-    yield from loader
+    options = worker_options(workers)
+    loader = DataLoader(_Chunks(parts), sampler=order, batch_size=None, collate_fn=_as_it_is, **options)
+    yield from alive(loader, otherwise="")
 
 
 def _as_it_is(facts: list[ImageFacts]) -> list[ImageFacts]:
     return facts
-
-
-def _start_worker(_: int) -> None:
-    """Ctrl-C is for the parent; one thread per process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)

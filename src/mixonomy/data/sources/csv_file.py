@@ -41,10 +41,10 @@ def open_csv(path: Path) -> Source:
     root = path.parent
     missing = [(number, file) for number, file, *_ in rows if not (root / file).is_file()]
     if missing:
-        number, file = missing[0]
+        number, file = min(missing)  # the first in the CSV, of which a person looks for the row
         more = f" ({len(missing):,} files are missing in all)" if len(missing) > 1 else ""
         raise ValueError(
-            f"row {number} of {path} names {file}, and there is no such file in {root}{more}; "
+            f"row {number} of {path} names {file}, and there is no such file in {root.resolve()}{more}; "
             f"paths are relative to the folder of the CSV."
         )
     parts = {}
