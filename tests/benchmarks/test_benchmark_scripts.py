@@ -176,7 +176,21 @@ def test_memory_counts_what_is_a_process_and_its_childs_own_and_no_mapped_files(
 
 @pytest.mark.slow
 def test_memory_measures_training_and_checking(tmp_path):
-    options = ("--files", "600", "--epochs", "3", "--workers", "1", "--results", str(tmp_path / "memory.jsonl"))
+    root = ROOT.parent / "shared" / "data"
+    if not (root / "cifar100_train.parquet").is_file():
+        pytest.skip(f"no real images in {root}")
+    options = (
+        "--files",
+        "600",
+        "--data-root",
+        str(root),
+        "--epochs",
+        "3",
+        "--workers",
+        "1",
+        "--results",
+        str(tmp_path / "memory.jsonl"),
+    )
     done = call(sys.executable, "benchmarks/memory.py", *options)
     assert done.returncode == 0, done.stderr
     found = {(row["model"], row["metric"]): row["value"] for row in rows.read(tmp_path / "memory.jsonl")}
