@@ -15,6 +15,7 @@ The first ends with the first evaluation, whose decoded images stay.
 """
 
 import argparse
+import contextlib
 import io
 import json
 import shutil
@@ -134,15 +135,12 @@ OWN = ("Pss_Anon:", "Pss_Shmem:")  # proportional set sizes: a page that n proce
 
 
 def _below(pid: int) -> list[int]:
-    try:
-        children = [
-            int(child)
-            for task in Path(f"/proc/{pid}/task").iterdir()
-            for child in (task / "children").read_text().split()
-        ]
-    except OSError:
-        return []
-    return [*children, *(grandchild for child in children for grandchild in _below(child))]
+    found: list[int] = []
+    with contextlib.suppress(OSError):  # it is gone
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # this thread is gone
+                found += (int(child) for child in (task / "children").read_text().split())
+    return [*found, *(below for child in found for below in _below(child))]
 
 
 def index(images: Path) -> dict[str, tuple[float, str, int]]:

@@ -16,6 +16,7 @@ How `shards:` compares with torchvision's ImageFolder, timm and webdataset with 
 """
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -31,7 +32,7 @@ import numpy as np
 from memory import memory_bytes
 from mixonomy.bench.image_files import synthetic
 from mixonomy.data import BadImages, Source, Split, default_workers, open_source, plan_splits
-from mixonomy.data.loading import WorkerData, order_of
+from mixonomy.data.loading import VisitSampler, WorkerData, order_of
 from mixonomy.data.shards.images import ShardImages
 from mixonomy.data.shards.index import COLUMNS, NAME, header, open_index
 from mixonomy.data.shards.pack import Options, pack
@@ -90,10 +91,11 @@ def reading(folder: Path, count: int, rounds: int) -> dict[str, Found]:
             forget(folder)
             start = time.perf_counter()
             total = 0
-            for first in range(0, count, BATCH):
-                indices = order_of(split, 0).at(first, min(BATCH, count - first)).indices
-                read_ahead(split.images, indices)
-                total += sum(len(split.images[index]) for index in indices.tolist())
+            sampler = VisitSampler(split.images, order_of(split, 0), 0, BATCH, 1, 1)
+            for number, (_, visits, soon) in zip(range(math.ceil(count / BATCH)), sampler, strict=False):
+                read_ahead(split.images, soon)
+                wanted = visits.indices[: count - number * BATCH].tolist()
+                total += sum(len(split.images[index]) for index in wanted)
             found[name].append(time.perf_counter() - start)
             assert total == num_bytes, "each file once"
     return {

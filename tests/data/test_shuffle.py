@@ -95,6 +95,20 @@ def test_at_any_time_few_stretches_of_the_data_are_read():
     assert len(np.unique(batch // PIECE)) > WINDOW * 0.9  # and each batch from nearly all of them
 
 
+@pytest.mark.parametrize("num_samples", [5 * LENGTH, 3 * LENGTH + 777, LENGTH + 1])
+def test_stretches_are_the_pieces_that_windows_take_their_samples_from(num_samples):
+    order = WindowedOrder(4, num_samples)
+    stretches = order.stretches(num_samples, num_samples)  # of the second epoch
+    assert sorted(index for stretch in stretches for index in stretch) == list(range(num_samples))
+    assert len(stretches) <= num_samples // PIECE + 3
+    for window in range(num_samples // LENGTH - 1):  # but for the last, which takes what is left over
+        start = num_samples + window * LENGTH
+        inside = {index for stretch in order.stretches(start, LENGTH) for index in stretch}
+        assert inside == set(order.at(start, LENGTH).indices.tolist())
+    parts = [order.stretches(position, 1000) for position in range(num_samples, 2 * num_samples, 1000)]
+    assert [stretch for part in parts for stretch in part][: len(stretches)] == stretches
+
+
 @pytest.mark.parametrize("num_samples", [300_000_000, 3_000_000_000])
 def test_order_of_hundreds_of_millions_takes_milliseconds_and_next_to_no_memory(num_samples):
     WindowedOrder(0, 10).at(0, 1)

@@ -21,9 +21,9 @@ from mixonomy.data import stream
 from mixonomy.data.augment import augment_batch
 from mixonomy.data.bad_images import BadImage, BadImages
 from mixonomy.data.decode import decode
-from mixonomy.data.shuffle import SampleOrder, WindowedOrder
+from mixonomy.data.shuffle import PIECE, WINDOW, SampleOrder, WindowedOrder
 from mixonomy.data.sources import Split
-from mixonomy.data.sources.base import Labels, are_in_sequence, read_ahead
+from mixonomy.data.sources.base import Images, Labels, are_in_sequence, prefetch, read_ahead
 from mixonomy.data.splits import is_large
 from mixonomy.data.transforms import TrainTransform, enlarged, evaluation_crop
 from mixonomy.data.workers import PREFETCH, alive, default_workers, shared_memory, worker_options
@@ -182,7 +182,8 @@ class WorkerData:
         num_slots = self.workers * PREFETCH + 1
         slots = shared_memory((num_slots, batch_size, *self.image_shape), self.workers)
         samples = _TrainSamples(self.split, self.transform, slots)
-        visits = _Visits(self.order, position, batch_size, num_slots, max(self.workers, 1))
+        turns = max(self.workers, 1)
+        visits = VisitSampler(self.split.images, self.order, position, batch_size, num_slots, turns)
         importlib.import_module("torchcodec.decoders")  # here once, not in each worker
         # A batch is one item: it is put together where its images are decoded.
         options = worker_options(self.workers)
@@ -210,9 +211,8 @@ class _TrainSamples(Dataset):
     slots: Tensor  # uint8 [slots, B, c, H, W]
 
     def __getitem__(self, task: tuple[int, stream.Visits, NDArray[np.int64]]) -> _Made:
-        slot, visits, next_indices = task
-        read_ahead(self.split.images, visits.indices)  # those that the task before did not announce, such as the first
-        read_ahead(self.split.images, next_indices)
+        slot, visits, soon = task
+        read_ahead(self.split.images, soon)
         images = self.slots[slot].numpy()
         good, bad = [], []
         draws = self.transform.draws(visits.keys)
@@ -226,12 +226,14 @@ class _TrainSamples(Dataset):
 
 
 @dataclass(frozen=True)
-class _Visits:
+class VisitSampler:
     """An endless sampler of batches, each with the slot of shared memory that it goes into.
 
-    With each goes what the same worker is asked for next, since they take turns.
+    With each go the indices that its worker has not been told of and needs soon: those of its next batch, since workers
+    take turns, and with the first batch those of that, too.
     """
 
+    images: Images
     order: SampleOrder
     position: int
     batch_size: int
@@ -243,7 +245,26 @@ class _Visits:
         for number in itertools.count():
             while len(known) <= self.turns:
                 known.append(self.order.at(self.position + (number + len(known)) * self.batch_size, self.batch_size))
-            yield number % self.num_slots, known.popleft(), known[-1].indices
+            self._prefetch(number)
+            visits, soon = known.popleft(), known[-1].indices
+            yield (
+                number % self.num_slots,
+                visits,
+                soon if number >= self.turns else np.concatenate([visits.indices, soon]),
+            )
+
+    def _prefetch(self, number: int) -> None:
+        """Has the stretches read in sequence that the window after this one takes its samples from."""
+        if not isinstance(self.order, WindowedOrder):
+            return
+        length, position = PIECE * WINDOW, self.position + number * self.batch_size
+        if self.order.num_samples <= 2 * length:
+            stretches = [] if number else [range(self.order.num_samples)]
+        else:
+            # At first all of this window, too.
+            first = position + length if number else position - position % self.order.num_samples % length
+            stretches = self.order.stretches(first, position + length + self.batch_size - first)
+        prefetch(self.images, stretches)
 
 
 class EvalData:

@@ -74,9 +74,26 @@ class WindowedOrder:
             indices[at] = self._epoch(epoch, offsets[at])
         return Visits(indices, sample_keys(self.seed, epochs, indices))
 
+    def stretches(self, position: int, count: int) -> list[range]:
+        """Pieces of the data, one for each 256 positions, that are read at about these positions of the stream.
+
+        Before their window is mixed they lie there: taken for all positions, each piece comes once in an epoch.
+        """
+        found = []
+        while count > 0:
+            epoch, offset = divmod(position, self.num_samples)
+            here = min(count, self.num_samples - offset)
+            starts = np.arange(-(-offset // PIECE) * PIECE, offset + here, PIECE)
+            lengths = np.minimum(PIECE, self.num_samples - starts)
+            for first, length in zip(self._indices(epoch, starts).tolist(), lengths.tolist(), strict=True):
+                beyond = max(first + length - self.num_samples, 0)
+                found += [range(first, first + length - beyond), *([range(beyond)] if beyond else [])]
+            position, count = position + here, count - here
+        return found
+
     def _epoch(self, epoch: int, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
         """The samples at some places of an epoch. [B] -> [B]"""
-        length, num_pieces = PIECE * WINDOW, self.num_samples // PIECE
+        length = PIECE * WINDOW
         # The last window takes what is left over, so that no window is short, unless there is one alone.
         last = max(self.num_samples // length - 1, 0)
         windows = np.minimum(offsets // length, last)
@@ -85,7 +102,12 @@ class WindowedOrder:
             at, start = windows == window, window * length
             size = length if window < last else self.num_samples - start
             places[at] = start + Permutation(self._key(epoch, window + 2), size)(offsets[at] - start)
+        return self._indices(epoch, places)
+
+    def _indices(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The samples at some places of an epoch before its windows are mixed. [B] -> [B]"""
         pieces, within = np.divmod(places, PIECE)
+        num_pieces = self.num_samples // PIECE
         whole = pieces < num_pieces  # the rest, shorter than a piece, stays where it is: last
         if whole.any():
             pieces[whole] = Permutation(self._key(epoch, 0), num_pieces)(pieces[whole])

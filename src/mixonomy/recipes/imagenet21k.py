@@ -1,6 +1,6 @@
 """A Mixer on ImageNet-21k from scratch, 300 epochs, B/16 if --model names no other: the paper's table 4, rows 3 and 4.
 
-    mixonomy train --recipe imagenet21k --data shards_of_imagenet21k --model mixer-l/16
+    mixonomy train --recipe imagenet21k --data shards:imagenet21k --model mixer-l/16
 
 Regularisation differs by size: B has RandAugment 10 and mixup 0.2, L has 20 and 0.5. The table has no S and H on this
 data: S gets what B has, and H what L has.

@@ -1,6 +1,6 @@
 """A Mixer on very many weakly labelled images, few epochs, B/16 if --model names no other: JFT-300M in the paper.
 
-    mixonomy train --recipe jft --data my_weak_labels.csv --model mixer-h/14
+    mixonomy train --recipe jft --data shards:my_weak_labels --model mixer-h/14
 
 JFT-300M is private; any data will do whose images have one label or several (then the head starts from how
 frequent each is). Length and rate differ by size. So many images need no other regularisation than crops, flips and

@@ -27,7 +27,7 @@ from mixonomy.data.shards.index import COLUMNS, NAME, NoIndex, open_index, write
 from mixonomy.data.shards.pack import Options, pack
 from mixonomy.data.shuffle import WindowedOrder
 from mixonomy.data.sources import lazy, shards
-from mixonomy.data.sources.base import read_ahead
+from mixonomy.data.sources.base import Chained, Picked, prefetch, read_ahead
 from mixonomy.data.sources.lazy import LazyLabels
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.recipe import Augment
@@ -179,16 +179,56 @@ def test_evaluation_gives_the_images_of_the_source(packed, monkeypatch):
 
 
 def test_images_that_will_be_read_soon_are_announced(packed, monkeypatch):
-    told = []
+    told, later = [], []
     monkeypatch.setattr(store.LocalStore, "read_ahead", lambda self, wanted: told.extend(wanted))
+    monkeypatch.setattr(store.LocalStore, "prefetch", lambda self, wanted, num_bytes: later.extend(wanted))
     plan = plan_splits(opened(packed), 0.2)
     first_batches(plan.train, 1, BadImages())
     indices = plan.train.images.indices[WindowedOrder(3, len(plan.train)).at(0, 20).indices]
     assert told == plan.train.images.images._ranges(indices)  # this batch and the next
+    assert [one.shard for one in later] == sorted(path.name for path in packed.glob("train-*.tar"))  # in sequence
     told.clear()
     joined = splits.joined_splits(plan.train, opened(packed).splits["val"])
     read_ahead(joined.images, np.array([0, len(plan.train) + 2]))
     assert [one.shard[:3] for one in told] == ["tra", "val"]
+
+
+def test_stretches_are_read_in_sequence_by_the_system_if_memory_has_room_for_them(packed, monkeypatch):
+    advised = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *call: advised.append(call[1:3]), raising=False)
+    monkeypatch.setattr(store, "_in_background", lambda do: do())
+    images = opened(packed).splits["train"].images
+    images.prefetch([range(1, 4), range(0)])
+    wanted = images._ranges(np.array([1, 3]))
+    assert advised == [(wanted[0].start, wanted[1].start + wanted[1].length - wanted[0].start)]
+    advised.clear()
+    monkeypatch.setattr(store, "memory_bytes", lambda: 10**6)
+    images.prefetch([range(1, 4)])
+    assert advised == []
+
+
+def test_stretches_of_some_images_are_those_around_them(packed):
+    asked = []
+
+    class Images:
+        def __len__(self):
+            return 100
+
+        def __getitem__(self, index):
+            return b""
+
+        def read_ahead(self, indices):
+            pass
+
+        def prefetch(self, stretches):
+            asked.extend(stretches)
+
+    images = Images()
+    prefetch(Picked(images, np.array([0, 1, 3, 4, 50, 99])), [range(1, 4), range(3, 6), range(0)])
+    assert asked == [range(1, 5)]  # of the others few are wanted of what lies between
+    asked.clear()
+    prefetch(Chained(images, images), [range(90, 110), range(20, 30), range(150, 160)])
+    assert asked == [range(90, 100), range(20, 30), range(0, 10), range(50, 60)]
 
 
 def test_what_goes_to_other_processes_is_small_and_opens_the_files_itself(packed):

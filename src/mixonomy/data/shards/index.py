@@ -13,6 +13,7 @@ import mmap
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,10 @@ class Index:
         """Paths of the shards from the folder or URL of the whole."""
         return PackedStrings.stored(self.columns["shard_names"], self.columns["shard_name_ends"], 0)
 
+    def shard(self, number: int) -> tuple[str, int]:
+        """Path and bytes of a shard."""
+        return _shard(self, number)
+
     def images(self, split: str) -> range:
         """The images of a split."""
         first, after = self.about["splits"][split]
@@ -91,6 +96,11 @@ class Index:
         ends = self.columns["name_ends"]
         start = int(ends[images.start - 1]) if images.start else 0
         return PackedStrings.stored(self.columns["names"], ends[images.start : images.stop], start)
+
+
+@lru_cache(2**12)
+def _shard(index: Index, number: int) -> tuple[str, int]:
+    return index.shard_names()[number], int(index.columns["shard_bytes"][number])
 
 
 @dataclass

@@ -20,6 +20,8 @@ except ImportError:  # Windows
 
 T = TypeVar("T")
 MAX_OPEN = 128  # files that a process keeps open; a window of the order reads from 64 places
+ADVISED = 2**17  # bytes that Linux reads at least when it is told that they are needed; of more it takes the beginning
+MAX_PREFETCHED = 1 / 4  # of the memory; what is read ahead should still be there when it is wanted
 CACHE = Path.home() / ".cache/mixonomy/shards"
 GAP, MAX_MERGED = 2**16, 2**24  # bytes between ranges that are fetched as one, and bytes of one request
 AHEAD = 16  # batches that may be fetched and not yet asked for, over all threads
@@ -55,6 +57,14 @@ class Store(Protocol):
 
     def read_ahead(self, wanted: Sequence[Range], /) -> None:
         """Tells that these will be read soon; returns at once."""
+        ...
+
+    def prefetch(self, wanted: Sequence[Range], num_bytes: int, /) -> None:
+        """Tells that most of these long ranges will be read later; returns at once.
+
+        Args:
+          num_bytes: that are wanted at about the same time, by this call and others.
+        """
         ...
 
     def find(self, patterns: Sequence[str], /) -> dict[str, int]:
@@ -97,7 +107,14 @@ class LocalStore:
         for one in sorted(wanted):
             with contextlib.suppress(OSError):  # who reads it will be told
                 descriptor = self._descriptor(one.shard)
-                os.posix_fadvise(descriptor.number, one.start, one.length, os.POSIX_FADV_WILLNEED)
+                for start in range(one.start, one.start + one.length, ADVISED):
+                    length = min(ADVISED, one.start + one.length - start)
+                    os.posix_fadvise(descriptor.number, start, length, os.POSIX_FADV_WILLNEED)
+
+    def prefetch(self, wanted: Sequence[Range], num_bytes: int) -> None:
+        """See `Store`: lets the system read them in sequence, before others read them in small parts out of order."""
+        if num_bytes <= memory_bytes() * MAX_PREFETCHED:
+            _in_background(lambda: self.read_ahead(wanted))
 
     def find(self, patterns: Sequence[str]) -> dict[str, int]:
         """See `Store`."""
@@ -190,6 +207,21 @@ class RemoteStore:
         while len(self._batches) > AHEAD:
             for one in self._batches.popleft():
                 self._ahead.pop(one, None)
+
+    def prefetch(self, wanted: Sequence[Range], num_bytes: int) -> None:
+        """See `Store`: copies whole shards ahead where they are copied at all."""
+        self._connect()
+        if not self._is_cached:
+            return
+        new = [one for one in {one.shard: one for one in wanted}.values() if one.shard not in self._copies]
+
+        def copy() -> None:
+            for one in new:
+                with contextlib.suppress(OSError):  # who reads it will be told
+                    self._copy(one)
+
+        if new:
+            self._pool.submit(copy)
 
     def find(self, patterns: Sequence[str]) -> dict[str, int]:
         """See `Store`."""
@@ -350,6 +382,18 @@ def store_of(root: str) -> LocalStore | RemoteStore:
 def is_url(text: str) -> bool:
     """Whether fsspec has to open it."""
     return "://" in text
+
+
+def memory_bytes() -> int:
+    """Of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _in_background(do: Callable[[], object]) -> None:
+    """Does something in a thread of its own, which ends with it."""
+    pool = ThreadPoolExecutor(1)
+    pool.submit(do)
+    pool.shutdown(wait=False)
 
 
 @contextlib.contextmanager

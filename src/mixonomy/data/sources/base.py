@@ -47,6 +47,10 @@ class InSequence(Protocol):
         """Tells that these images will be asked for soon; returns at once."""
         ...
 
+    def prefetch(self, stretches: Sequence[range], /) -> None:
+        """Tells that most images of these stretches will be asked for later; returns at once."""
+        ...
+
 
 @dataclass(frozen=True)
 class Split:
@@ -171,6 +175,25 @@ def read_ahead(images: Images, indices: NDArray[np.int64]) -> None:
         read_ahead(images.second, indices[indices >= count] - count)
     elif isinstance(images, InSequence):
         images.read_ahead(indices)
+
+
+def prefetch(images: Images, stretches: Sequence[range]) -> None:
+    """Tells images that lie in sequence which stretches of them will be asked for later; nothing for others."""
+    if isinstance(images, Picked):
+        below = []
+        for one in filter(None, stretches):
+            found = range(int(images.indices[one.start]), int(images.indices[one.stop - 1]) + 1)
+            # Else few of what lies between are wanted, or they were picked in another order.
+            if len(found) < 3 * len(one):
+                below.append(found)
+        prefetch(images.images, below)
+    elif isinstance(images, Chained):
+        count = len(images.first)
+        prefetch(images.first, [range(one.start, min(one.stop, count)) for one in stretches if one.start < count])
+        above = [range(max(one.start, count) - count, one.stop - count) for one in stretches if one.stop > count]
+        prefetch(images.second, above)
+    elif isinstance(images, InSequence):
+        images.prefetch(stretches)
 
 
 def are_in_sequence(images: Images) -> bool:
