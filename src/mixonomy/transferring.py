@@ -207,26 +207,18 @@ def task_recipe(
     task: Task, source: str, num_images: int, init: str, protocol: Protocol, image_size: int | None
 ) -> Recipe:
     """The recipe `finetune` with what the task and the person say."""
-    recipe = changed(
-        recipe_for(task.train_images or num_images, protocol.steps or task.steps),
+    recipe = recipe_for(task.train_images or num_images, protocol.steps or task.steps)
+    images = {"train_images": task.train_images, "val_share": task.val_share, "eval_crop": task.eval_crop}
+    bad = {"on_bad_image": protocol.on_bad_image, "max_bad_share": protocol.max_bad_share}
+    given = {key: value for key, value in (images | bad).items() if value is not None}
+    return changed(
+        recipe,
         init=init,
         image_size=image_size,
-        data={"source": source},
+        data={"source": source, **given},
+        augment=({} if task.is_cropped else {"crop": "none"}) | ({} if task.is_flipped else {"flip": False}),
+        batch_size=protocol.batch_size or recipe.batch_size,
     )
-    if task.train_images is not None:
-        recipe = changed(recipe, data={"train_images": task.train_images})
-    if task.val_share is not None:
-        recipe = changed(recipe, data={"val_share": task.val_share})
-    if task.eval_crop is not None:
-        recipe = changed(recipe, data={"eval_crop": task.eval_crop})
-    if not task.is_cropped:
-        recipe = changed(recipe, augment={"crop": "none"})
-    if not task.is_flipped:
-        recipe = changed(recipe, augment={"flip": False})
-    if protocol.batch_size is not None:
-        recipe = changed(recipe, batch_size=protocol.batch_size)
-    bad = {"on_bad_image": protocol.on_bad_image, "max_bad_share": protocol.max_bad_share}
-    return changed(recipe, data=bad)
 
 
 def means(suite: Suite, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

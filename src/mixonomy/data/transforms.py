@@ -165,10 +165,8 @@ class TrainTransform:
             box = decode_crop(image, channels, choose, preprocessing.image_size)
             pixels = resized(box, list(preprocessing.image_size))
         elif self.config.crop == "resmall":
-            larger, (height, width) = (
-                enlarged(decode(image, channels), preprocessing.image_size),
-                preprocessing.image_size,
-            )
+            height, width = preprocessing.image_size
+            larger = enlarged(decode(image, channels), preprocessing.image_size)
             top, left = window_corners(np.array(draws.crop), larger.shape[1:], preprocessing.image_size)
             pixels = larger[:, top : top + height, left : left + width]
         else:

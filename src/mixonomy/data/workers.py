@@ -48,7 +48,7 @@ def _left_alone() -> Iterator[None]:
     """Leaves all objects that there are now out of garbage collections, until the end.
 
     A full collection writes into every object that it looks at. In a process that shares its memory with others since
-    they began as its copy, that copies every page with an object: about 100 MB, in each that collects.
+    they began as its copy, that copies every page with an object, in each that collects.
     """
     if gc.get_freeze_count():  # by another loader, or by the caller's program; not ours to end
         yield

@@ -16,7 +16,7 @@ from mixonomy import data
 from mixonomy.data.decode import decode
 from mixonomy.data.loading import order_of
 from mixonomy.data.mix import mix
-from mixonomy.data.sources.lazy import LazyLabels
+from mixonomy.data.splits import is_large
 from mixonomy.data.transforms import evaluation_crop
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.recipe import Recipe
@@ -69,10 +69,9 @@ def run_pictures(run: FinishedRun, data_root: str | None) -> RunPictures:
             raise ValueError("the validation images are not where they were; the data changed after the run.")
         label_errors[name] = [_record_picture(split, one, channels) for one in errors["listed"]]
     bad = {image["name"] for image in run.result["bad_images"]}
-    readable = plan.train
+    readable = plan.train.pick(np.arange(FIRST)) if is_large(plan.train) else plan.train
     if bad:
-        names = plan.train.names[:FIRST] if isinstance(plan.train.labels, LazyLabels) else plan.train.names
-        readable = plan.train.pick(np.flatnonzero([name not in bad for name in names]))
+        readable = readable.pick(np.flatnonzero([name not in bad for name in readable.names]))
     return RunPictures(
         mistakes=[_record_picture(plan.test, one, channels) for one in run.test["worst"]],
         label_errors=label_errors,
@@ -108,7 +107,7 @@ def training_pictures(
     Returns:
       (label, pictures) of each image: plain first, then epoch by epoch.
     """
-    few = split.pick(_spread(split.labels[:FIRST] if isinstance(split.labels, LazyLabels) else split.labels))
+    few = split.pick(_spread(split.labels[:]))  # read, where they lie in a file
     loader = data.train_data(
         few, recipe.augment, preprocessing, seed=recipe.seed, device=torch.device("cpu"), workers=0
     )
