@@ -73,13 +73,26 @@ def alive(
     try:
         with _left_alone() if loader.num_workers else nullcontext():
             yield from loader
-    except RuntimeError as error:  # torch has no type of its own for this
-        if "DataLoader worker" not in str(error):
+    except RuntimeError as error:
+        if not is_of_a_worker(error):
             raise
-        raise ValueError(
-            "a process that decodes images was ended from outside, as happens when memory is full; give fewer "
-            f"--workers (0 decodes without such processes){otherwise}."
-        ) from None
+        raise ValueError(ended_worker(otherwise)) from None
+
+
+def is_of_a_worker(error: RuntimeError) -> bool:
+    """Whether torch says by an error that a worker was ended, for which it has no type of its own.
+
+    It raises it out of a signal handler, in whatever the process is doing: `alive` sees it only while it waits.
+    """
+    return "DataLoader worker" in str(error)
+
+
+def ended_worker(otherwise: str = ", and the same command goes on") -> str:
+    """The sentence for it; see `alive`."""
+    return (
+        "a process that decodes images was ended from outside, as happens when memory is full; give fewer "
+        f"--workers (0 decodes without such processes){otherwise}."
+    )
 
 
 def shared_memory(shape: tuple[int, ...], workers: int) -> Tensor:
