@@ -14,7 +14,6 @@ cost         Calculated: for the paper's runs (table 4) on 8, 64 and 256 GPUs th
 """
 
 import argparse
-import sys
 import tempfile
 import time
 from dataclasses import dataclass, fields

@@ -3,8 +3,9 @@
     python benchmarks/survive.py [--cases NAME ...] [--kills N] [--steps N] [--results FILE]
 
 Each case is a training of a small Mixer on 400 photographs of its own making, or packing them, by the command line.
-What ends has to end within a minute, with a status that is not 0 and one sentence on what happened and what to do; then
-the cause is removed, and the same command has to end with the weights and scores, bit by bit, of a run that met nothing.
+What ends has to end within a minute, with a status that is not 0 and one sentence on what happened and what to do;
+then the cause is removed, and the same command has to end with the weights and scores of a run that met nothing, bit by
+bit.
 Rows: seconds to the end, exit status, whether the last good state was intact and the final weights bit-equal (1 yes,
 0 no). Exit status 1 if something did not hold. Disks are file systems in memory, which takes the right to mount them.
 """

@@ -12,7 +12,7 @@ from PIL import Image
 
 from faults.commands import Ended
 from faults.kills import went_on
-from faults.place import CLASSES, PER_CLASS, SHARD, Outcome, Place, checkpoints, different
+from faults.place import CLASSES, PER_CLASS, Outcome, Place, checkpoints, different
 
 BAD_SHARE = 0.02
 

@@ -5,9 +5,8 @@ import time
 from pathlib import Path
 
 from faults.commands import Command, Ended, alive, kill_process
-from faults.place import Outcome, Place, checkpoints, different, last_step
+from faults.place import BATCH, TRAIN_IMAGES, Outcome, Place, checkpoints, different, last_step
 
-ORPHAN_S = 20.0  # within which workers notice that the process they work for is gone
 AT_START, IN_TRAINING, IN_A_WRITE, AT_THE_END = "at the start", "in training", "in a write", "at the end"
 SHARES = {AT_START: 0.16, IN_A_WRITE: 0.36, AT_THE_END: 0.08}  # of all kills; the rest is in training
 
@@ -31,16 +30,16 @@ def killed_often(place: Place, num_kills: int = 25, seed: int = 0) -> Outcome:
     orphans: list[int] = []
     for kind, target in [*zip(kinds, targets, strict=True), *[(AT_THE_END, place.steps)] * at_the_end]:
         command = place.started(source, out)
-        if not _killed(command, kind, target, out, draws):
+        if not _killed(command, kind, target, out, draws, place.limit_s):
             ended = command.ended(place.limit_s)
             problems.append(f"it ended before it was killed {kind} ({target}): {ended.status}, {ended.text[-300:]}")
             break
         orphans += command.orphans
         counts["kills"] += 1
         counts["half_written"] += any((out / "checkpoints").glob(".step-*.tmp"))
-        counts["mid_epoch"] += last_step(out) * 32 % (4 * 90) >= 32
+        counts["mid_epoch"] += last_step(out) * BATCH % TRAIN_IMAGES >= BATCH
         place.say(f"  killed {kind}, about step {last_step(out)}; {len(checkpoints(out))} checkpoints")
-    last = time.monotonic() + ORPHAN_S
+    last = time.monotonic() + place.limit_s
     while alive(orphans) and time.monotonic() < last:
         time.sleep(0.1)
     counts["orphans"] = len(alive(orphans))
@@ -53,20 +52,20 @@ def killed_often(place: Place, num_kills: int = 25, seed: int = 0) -> Outcome:
     return Outcome(f"killed {num_kills} times", ended, [*problems, *found], is_equal=not found, counts=dict(counts))
 
 
-def _killed(command: Command, kind: str, target: int, out: Path, draws: random.Random) -> bool:
+def _killed(command: Command, kind: str, target: int, out: Path, draws: random.Random, limit_s: float) -> bool:
     """Whether the command could be killed at such a moment; False if it ended before."""
     if kind == AT_START:
         time.sleep(draws.uniform(0.0, 4.0))
         happened = command.process.poll() is None
     elif kind == AT_THE_END:
-        happened = command.until((out / "model.safetensors").exists, 60.0)
+        happened = command.until((out / "model.safetensors").exists, limit_s)
     else:
-        happened = command.until(lambda: last_step(out) >= target, 60.0)
+        happened = command.until(lambda: last_step(out) >= target, limit_s)
         if happened and kind == IN_TRAINING:
             time.sleep(draws.uniform(0.0, 0.3))
         elif happened:
             folder = out / "checkpoints"
-            happened = command.until(lambda: any(folder.glob(".step-*.tmp")), 60.0)
+            happened = command.until(lambda: any(folder.glob(".step-*.tmp")), limit_s)
             time.sleep(draws.uniform(0.0, 0.02))
     if not happened or command.process.poll() is not None:
         return False
