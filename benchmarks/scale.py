@@ -10,10 +10,12 @@ checkpoints  A checkpoint of each model with AdamW's state, as training writes i
              model and its optimizer. The classes are JFT's.
 cost         Calculated: for the paper's runs (table 4) on 8, 64 and 256 GPUs the seconds of a step that each part
              needs, of which the longest counts since they overlap, and days. Measured rows of the part images are
-             read from the results; the rest is `Cluster`, assumptions that options change.
+             read from the results, those of `train.py` for the same on a CPU; the rest is `Cluster`, assumptions
+             that options change.
 """
 
 import argparse
+import re
 import tempfile
 import time
 from dataclasses import dataclass, fields
@@ -42,6 +44,7 @@ PARTS = ("images", "checkpoints", "cost")
 SHORT_SIDE = 256
 AS_IT_IS, PACKED = "500 x 375 pixels", f"shorter side {SHORT_SIDE}"
 MODELS = ("mixer-s/16", "mixer-b/16", "mixer-l/16", "mixer-h/14")
+YEAR_S = 365 * 86_400
 TRAIN_PASSES = 3  # a backward pass has twice the products of a forward pass
 
 
@@ -206,6 +209,15 @@ def measured(rows: list[Row], model: str, metric: str) -> float:
     return found[-1]
 
 
+def cpu_flops(rows: list[Row]) -> float:
+    """Operations per second and core of the newest measured training of S/16 on a CPU."""
+    row = [r for r in rows if r["model"] == "mixer-s/16: ours" and r["metric"] == "images_per_s" and r["value"]][-1]
+    cores = re.search(r"(\d+) of \d+ cores", row["device"])
+    assert cores is not None, "a row of a CPU says how many cores it had"
+    one = flops_of(on_paper("mixer-s/16", 1000), torch.empty(1, 3, 224, 224, device="meta"))
+    return row["value"] * one * TRAIN_PASSES / int(cores[1])
+
+
 def decode_row(recipe: Recipe) -> str:
     """The model of the measured row whose augmentation a recipe has."""
     return f"{PACKED}: crop, flip{', RandAugment' if recipe.augment.randaugment_layers else ''}"
@@ -245,7 +257,7 @@ def main() -> int:
                 classes = DATA["jft"].classes
                 keep(name, f"AdamW, {classes:,} classes", checkpoint_of(name, classes, folder / "checkpoints"))
     if "cost" in options.parts:
-        rows = read(options.results)
+        rows, per_core = read(options.results), cpu_flops(read(RESULTS / "train.jsonl"))
         for data_name, data in DATA.items():
             for name in data.models:
                 recipe = load_recipe(data_name, name)
@@ -255,17 +267,20 @@ def main() -> int:
                 steps = num_steps(recipe.duration, batch_size=recipe.batch_size, num_examples=data.images)
                 about = f"{data_name}, {recipe.duration}"
                 found = {"step_flops": (float(flops), "FLOP"), "params": (params, "count"), "steps": (steps, "count")}
-                keep(name, about, found)
+                years = float(flops) * steps * recipe.batch_size / per_core / YEAR_S
+                keep(name, about, {**found, "cpu_core_years": (years, "core-years")})
+                decoded_per_s = measured(rows, decode_row(recipe), "decoded_per_s")
                 for gpus in GPUS:
                     step = step_on(
                         gpus, batch_size=recipe.batch_size, flops=flops, params=params, on=on,
-                        decoded_per_s=measured(rows, decode_row(recipe), "decoded_per_s"),
+                        decoded_per_s=decoded_per_s,
                         image_bytes=measured(rows, PACKED, "image_bytes"),
                     )  # fmt: skip
                     days = steps * step.seconds / 86_400
                     parts: dict[str, tuple[Any, ...]] = {key: (value, "s") for key, value in vars(step).items()}
                     parts |= {"images_per_s": (recipe.batch_size / step.seconds, "images/s"), "days": (days, "days")}
-                    parts |= {"gpu_hours": (24 * days * gpus, "h")}
+                    cores = on.peak_flops * on.utilisation / flops / decoded_per_s
+                    parts |= {"gpu_hours": (24 * days * gpus, "h"), "decode_cores": (cores, "cores")}
                     keep(name, f"{about}, {gpus} GPUs", parts, on.describe())
     return 0
 

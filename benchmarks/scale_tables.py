@@ -58,12 +58,13 @@ def runs(results: Path) -> str:
                 f"{total / 1e18:,.0f}",
                 "-" if theirs is None else f"{theirs['value']:,.0f}" + (" *" if theirs.get("note") else ""),
                 share,
+                number(same.get("cpu_core_years"), ",.1f"),
                 row["commit"] or "-",
             ]
         )
     header = "model|data|parameters, M|GFLOP per image|steps of 4,096|EFLOP in all|paper: TPUv3 core-days|"
-    header += "share of their peak, %|commit"
-    return table(header.split("|"), lines, right=range(2, 8))
+    header += "share of their peak, %|CPU core-years|commit"
+    return table(header.split("|"), lines, right=range(2, 9))
 
 
 def _is_days(row: Row) -> bool:
@@ -82,13 +83,15 @@ def cost(results: Path) -> str:
                 row["model"],
                 data,
                 gpus.removesuffix(" GPUs"),
-                *(number(same[metric], ",.0f", scale=1e3) for metric in PARTS.values()),
+                *(number(same[metric], ",.1f", scale=1e3) for metric in PARTS.values()),
                 longest,
+                number(same.get("decode_cores"), ",.1f"),
                 number(same["images_per_s"], ",.0f"),
                 number(same["days"], ",.2f"),
                 number(same["gpu_hours"], ",.0f"),
                 row["commit"] or "-",
             ]
         )
-    header = ["model", "data", "GPUs", *(f"{part}, ms" for part in PARTS), "longest", "images/s", "days", "GPU hours"]
-    return table([*header, "commit"], lines, right=(2, 3, 4, 5, 6, 8, 9, 10))
+    header = ["model", "data", "GPUs", *(f"{part}, ms" for part in PARTS), "longest"]
+    header += ["cores per GPU to decode for it", "images/s", "days", "GPU hours", "commit"]
+    return table(header, lines, right=(2, 3, 4, 5, 6, 8, 9, 10, 11))
