@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from mixonomy import parallel
 from mixonomy.models.files import write_atomically
 
 FORMAT = 1
@@ -132,7 +133,7 @@ def restore_optimizers(
     for name, tensor in tensors.items():
         parameter_name, _, key = name.rpartition("/")
         parameter = parameters[parameter_name]
-        owners[id(parameter)].state[parameter][key] = tensor.to(parameter.device)
+        owners[id(parameter)].state[parameter][key] = parallel.as_shared(tensor.to(parameter.device), parameter)
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,8 +4,10 @@ import contextlib
 import json
 import re
 import shlex
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -84,7 +86,7 @@ def main(argv: list[str]) -> int:
             base = base if value is None else changed(base, **{section: {choice: value}})
     options = parse(Train, long, name="train", default=Train(base))
 
-    from mixonomy import api
+    from mixonomy import api, parallel
     from mixonomy.experiment import Runtime
     from mixonomy.progress import Console
     from mixonomy.report import advise, read_finished
@@ -98,10 +100,14 @@ def main(argv: list[str]) -> int:
         return _find_lr(options, out, runtime)
     command = shlex.join(["mixonomy", "train", *argv])
     try:
-        run = api.train(options.fields, out, sweep=grid, runtime=runtime, console=Console(), command=command)
+        with _leaving_when_preempted(parallel.PREEMPTED):
+            run = api.train(options.fields, out, sweep=grid, runtime=runtime, console=Console(), command=command)
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return 130
+        if not parallel.rank():
+            print(stop, file=sys.stderr)
+        return parallel.PREEMPTED if stop.is_preempted else 130
+    if parallel.rank():  # the first of several processes speaks
+        return 0
     result = run.result
     people = sys.stderr if options.json else sys.stdout
     finished = read_finished(RunFolder(run.path))
@@ -120,6 +126,20 @@ def main(argv: list[str]) -> int:
     if options.json:
         print(json.dumps(result))
     return 0
+
+
+@contextlib.contextmanager
+def _leaving_when_preempted(status: int) -> Iterator[None]:
+    """Before and after the steps, where there is nothing to save, SIGTERM and SIGUSR1 end the process at once."""
+    names = ("SIGTERM", "SIGUSR1")
+    is_main = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in names if is_main and hasattr(signal, name)]
+    before = {number: signal.signal(number, lambda *_: sys.exit(status)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _find_lr(options: Train, out: Path, runtime: "Runtime") -> int:

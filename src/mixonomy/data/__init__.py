@@ -1,6 +1,7 @@
 """Data: sources, splits, the resumable stream, augmentation, and batches."""
 
 from mixonomy.data.bad_images import MAX_BAD_SHARE, BadImage, BadImages
+from mixonomy.data.drawing import Drawn, draw
 from mixonomy.data.find import FoundImages, find_images
 from mixonomy.data.loading import Batch, EvalData, TrainData, train_data
 from mixonomy.data.sources import SPLITS, Source, Split, known_sources, open_source
@@ -13,6 +14,7 @@ __all__ = [
     "BadImage",
     "BadImages",
     "Batch",
+    "Drawn",
     "EvalData",
     "FoundImages",
     "Plan",
@@ -20,6 +22,7 @@ __all__ = [
     "Split",
     "TrainData",
     "default_workers",
+    "draw",
     "find_images",
     "hold_out",
     "known_sources",

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mixonomy import devices
+from mixonomy import devices, parallel
 
 PREFETCH = 2  # batches that each worker may be ahead
 WORKER_START = "fork" if sys.platform == "linux" else None  # None: the system's own way
 
 
 def default_workers() -> int:
-    """As many worker processes as cores this process may use, at most 8."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+    """As many worker processes as cores this process may use, at most 8; the ranks of one machine divide its cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores // parallel.local_size(), 1), 8)
 
 
 def worker_options(workers: int) -> dict[str, Any]:
@@ -38,7 +39,10 @@ def worker_options(workers: int) -> dict[str, Any]:
 
 
 def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    for name in ("SIGINT", "SIGUSR1"):  # Ctrl-C and pre-emption are the parent's, who saves
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.freeze()
     devices.prepare(torch.device("cpu"))
 
