@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-SECONDS = 120  # after which ranks that do not end are a failure
+SECONDS = 300  # after which ranks that do not end are a failure
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["mixonomy.api", "torch.distributed.fsdp", "torch.distributed.tensor"])
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 def in_ranks(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `work` returns on each rank, or the exception that it raises there."""
+    """What `work` returns on each rank, or the exception that it raises there; None of one that is killed."""
     port, processes = free_port(), []
     for rank in range(size):
         ours, theirs = _context.Pipe(duplex=False)
@@ -41,7 +41,10 @@ def in_ranks(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
             for each, _ in processes:
                 each.kill()
             raise TimeoutError(f"{size} ranks did not end within {SECONDS} seconds")
-        found.append(ours.recv())
+        try:
+            found.append(ours.recv())
+        except EOFError:  # it is gone
+            found.append(None)
         process.join(SECONDS)
     return found
 

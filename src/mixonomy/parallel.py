@@ -225,6 +225,8 @@ def together() -> Iterator[None]:
 
 def fail_together(error: Exception | None) -> None:
     """Raises this rank's error, or `Failed` where another rank has one; nothing where none has. A call of all ranks."""
+    if not any(of_rank for (of_rank,) in gather_numbers([error is not None])):
+        return
     said = gather(None if error is None else _said(error))
     if error is not None and rank() == 0:
         raise error
