@@ -120,9 +120,7 @@ def stopped(recipe: Recipe, out: Path, step: int, number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_one_two_one_ranks_go_on_in_one_order_and_a_signal_to_one_rank_saves_within_a_step(
-    number, tmp_path, monkeypatch
-):
+def test_one_two_one_ranks_keep_one_order_and_a_signal_to_one_saves_within_a_step(number, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "LOG_STEPS", 1)
     recipe = tiny(**FIFTY, augment={"cutmix_prob": 0.5})
     training.train(recipe, tmp_path / "whole")

@@ -21,7 +21,6 @@ from torch.nn.parallel import DistributedDataParallel
 from mixonomy.choices import Precision
 
 TIMEOUT = timedelta(minutes=10)  # after which a rank that answers nothing is given up
-PREEMPTED = 75  # exit status after SIGTERM or SIGUSR1, all saved; sysexits.h: "temporary failure, try again"
 AGREED = (ValueError, OSError, MemoryError)  # errors of which all ranks are told; others are faults of the program
 T = TypeVar("T")
 has_started = False  # whether this process has ever known of the other ranks; before, all do the same

@@ -2,12 +2,8 @@
 
 import json
 import shutil
-import signal
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +20,7 @@ from mixonomy.models import ModelInfo, TrainedOn, info_of, save_model, set_info
 from mixonomy.probing import probe
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe
+from mixonomy.stopping import Interrupted, stop_on_signals
 from mixonomy.tracking import Trackers
 from mixonomy.train_state import TrainState
 
@@ -78,18 +75,6 @@ class Lengths:
         probe_every = every if recipe.probe.every is None else num_steps(recipe.probe.every, **length)
         patience = None if recipe.early_stop is None else num_steps(recipe.early_stop, **length)
         return cls(total, every, warmup, freeze, probe_every, patience)
-
-
-class Interrupted(Exception):
-    """Training was asked to stop, and has saved where it stands.
-
-    Args:
-      is_preempted: whether by SIGTERM or SIGUSR1, as from a scheduler, and not by Ctrl-C.
-    """
-
-    def __init__(self, what: str, *, is_preempted: bool = False):
-        super().__init__(what)
-        self.is_preempted = is_preempted
 
 
 def train(
@@ -205,9 +190,12 @@ def _train(
         ),
     )
 
-    length = Lengths.of(recipe, len(plan.train))
+    with parallel.together():
+        length = Lengths.of(recipe, len(plan.train))
+        other = None if recipe.probe.source is None else data.open_source(recipe.probe.source, runtime.data_root)
+        if length.patience is not None and plan.val is None:
+            raise ValueError("early_stop needs validation data; give --data.val-share, or leave early_stop out.")
     total = length.total
-    other = None if recipe.probe.source is None else data.open_source(recipe.probe.source, runtime.data_root)
     with parallel.together():
         images = setup.train_data(recipe)
     spread = "" if parallel.size() == 1 else f", {parallel.size()} ranks ({'FSDP2' if recipe.optim.shard else 'DDP'})"
@@ -222,8 +210,6 @@ def _train(
             f"timm:mixer_b16_224.goog_in21k or a run of your own on more images; see `mixonomy list weights`"
         )
     val = data.EvalData(plan.val, preprocessing, workers=workers, bad=setup.bad) if plan.val else None
-    if length.patience is not None and val is None:
-        raise ValueError("early_stop needs validation data; give --data.val-share, or leave early_stop out.")
     with parallel.together():
         state = setup.state(recipe, precision, total, length.warmup, length.freeze)
     checkpoints = Checkpoints(folder.checkpoints)
@@ -253,18 +239,19 @@ def _train(
     with (
         trackers_of_first as trackers,
         console.progress(total, progress.step) as meter,
-        _stop_on_signals() as stop,
+        stop_on_signals() as stop,
         closing(images.batches(progress.seen, recipe.batch_size)) as batches,
     ):
         losses: list[Tensor] = []
         mean_loss = 0.0
         begin, logged, saved_at = progress.step, progress, time.monotonic()
         logged_epoch = progress.seen // len(plan.train)
+        is_mixed = bool(recipe.augment.mixup or recipe.augment.cutmix_prob)
         clock = time.monotonic()
         while progress.step < total and not _has_waited(progress, length.patience):
             drawn = data.draw(
                 batches,
-                is_mixed=bool(recipe.augment.mixup or recipe.augment.cutmix_prob),
+                is_mixed=is_mixed,
                 is_stopping=stop.is_set,
                 is_save_due=lambda at=saved_at: time.monotonic() - at > 60 * runtime.checkpoint_minutes,
             )
@@ -484,40 +471,3 @@ def _check_disk(path: Path, tensors: dict[str, Tensor]) -> None:
             f"the disk of {path} has {free / 1e6:.0f} MB left and a checkpoint needs {needed / 1e6:.0f} MB; "
             f"make room, then the same command goes on."
         )
-
-
-class Stop(threading.Event):
-    """Set when the process was asked to stop."""
-
-    is_preempted = False
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[Stop]:
-    """Ctrl-C, SIGTERM and SIGUSR1 set the event, so that the step is finished and saved.
-
-    A second Ctrl-C stops at once, but not under torchrun, which sends on to its processes what they have got already.
-    """
-    stop = Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, _: object) -> None:
-        stop.set()
-        is_ctrl_c = number == signal.SIGINT
-        stop.is_preempted = stop.is_preempted or not is_ctrl_c
-        at_once = is_ctrl_c and parallel.size() == 1
-        if at_once:
-            signal.signal(signal.SIGINT, before[signal.SIGINT])
-        if not parallel.rank():
-            again = "; Ctrl-C again stops at once, back to the last checkpoint" if at_once else ""
-            print(f"\nfinishing this step and saving{again}", file=sys.stderr)
-
-    names = ("SIGINT", "SIGTERM", "SIGUSR1")  # the last is none of Windows'
-    before = {number: signal.signal(number, handle) for name in names if (number := getattr(signal, name, None))}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

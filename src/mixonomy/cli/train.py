@@ -4,10 +4,8 @@ import contextlib
 import json
 import re
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -91,7 +89,7 @@ def main(argv: list[str]) -> int:
     from mixonomy.progress import Console
     from mixonomy.report import advise, read_finished
     from mixonomy.runs import RunFolder
-    from mixonomy.training import Interrupted
+    from mixonomy.stopping import PREEMPTED, Interrupted, leaving_when_preempted
 
     grid = parse_sweep(options.sweep) if options.sweep else None
     out = options.out or api.default_out(options.fields, grid)
@@ -100,12 +98,12 @@ def main(argv: list[str]) -> int:
         return _find_lr(options, out, runtime)
     command = shlex.join(["mixonomy", "train", *argv])
     try:
-        with _leaving_when_preempted(parallel.PREEMPTED):
+        with leaving_when_preempted():
             run = api.train(options.fields, out, sweep=grid, runtime=runtime, console=Console(), command=command)
     except Interrupted as stop:
         if not parallel.rank():
             print(stop, file=sys.stderr)
-        return parallel.PREEMPTED if stop.is_preempted else 130
+        return PREEMPTED if stop.is_preempted else 130
     if parallel.rank():  # the first of several processes speaks
         return 0
     result = run.result
@@ -126,20 +124,6 @@ def main(argv: list[str]) -> int:
     if options.json:
         print(json.dumps(result))
     return 0
-
-
-@contextlib.contextmanager
-def _leaving_when_preempted(status: int) -> Iterator[None]:
-    """Before and after the steps, where there is nothing to save, SIGTERM and SIGUSR1 end the process at once."""
-    names = ("SIGTERM", "SIGUSR1")
-    is_main = threading.current_thread() is threading.main_thread()
-    numbers = [getattr(signal, name) for name in names if is_main and hasattr(signal, name)]
-    before = {number: signal.signal(number, lambda *_: sys.exit(status)) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _find_lr(options: Train, out: Path, runtime: "Runtime") -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mixonomy import parallel
-from mixonomy.data.loading import Batch, Whole
+from mixonomy.data.batch import Batch, Whole
 
 
 @dataclass(frozen=True)

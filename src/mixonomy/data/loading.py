@@ -21,6 +21,7 @@ from mixonomy import parallel
 from mixonomy.data import stream
 from mixonomy.data.augment import augment_batch
 from mixonomy.data.bad_images import BadImage, BadImages
+from mixonomy.data.batch import Batch
 from mixonomy.data.decode import decode
 from mixonomy.data.shuffle import PIECE, WINDOW, SampleOrder, WindowedOrder
 from mixonomy.data.sources import Split
@@ -35,41 +36,6 @@ if TYPE_CHECKING:  # pydantic, which prediction does without
 
 MEMORY_BYTES = 2 * 2**30  # decoded images up to here live in memory as one uint8 tensor
 EVAL_BATCH = 250
-
-
-@dataclass(frozen=True)
-class Whole:
-    """What a rank knows of the batch of which it has a part.
-
-    Args:
-      count: images in all its parts.
-      first_key: the random key of its first image.
-      before: where images are mixed with their neighbours, the image that stands before the part and its label, uint8
-        [1, c, H, W] and int64 [1] or bool [1, K]; of the first part the last image of all.
-    """
-
-    count: int
-    first_key: int
-    before: tuple[Tensor, Tensor] | None = None
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A training batch, or this rank's part of one, augmented but not yet normalised or mixed.
-
-    Args:
-      images: uint8 [B, c, H, W].
-      labels: int64 [B], or bool [B, K].
-      keys: the random keys of the samples, [B].
-      bad: images that should be here and could not be read; the batch is smaller by as many.
-      whole: what this is a part of, where several ranks share a batch.
-    """
-
-    images: Tensor
-    labels: Tensor
-    keys: stream.UInts
-    bad: tuple[BadImage, ...] = ()
-    whole: Whole | None = None
 
 
 class TrainData(Protocol):

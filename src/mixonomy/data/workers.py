@@ -6,6 +6,7 @@ import mmap
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -42,9 +43,23 @@ def _start_worker(_: int) -> None:
     for name in ("SIGINT", "SIGUSR1"):  # Ctrl-C and pre-emption are the parent's, who saves
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _heed_parent_alone()
     gc.freeze()
     devices.prepare(torch.device("cpu"))
+
+
+def _heed_parent_alone() -> None:
+    """Ends at a SIGTERM of the parent only: a scheduler sends it to all processes, and the parent has still to save."""
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager
