@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from mixonomy import parallel
 from mixonomy.models.files import write_safetensors
 
 FORMAT = 1
@@ -131,7 +132,7 @@ def restore_optimizers(
     for name, tensor in tensors.items():
         parameter_name, _, key = name.rpartition("/")
         parameter = parameters[parameter_name]
-        owners[id(parameter)].state[parameter][key] = tensor.to(parameter.device)
+        owners[id(parameter)].state[parameter][key] = parallel.as_shared(tensor.to(parameter.device), parameter)
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

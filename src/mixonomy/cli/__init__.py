@@ -48,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_debug = "--debug" in rest
     rest = [argument for argument in rest if argument != "--debug"]
     try:
+        if name != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from mixonomy import parallel
+
+            parallel.only_alone(f"mixonomy {name}")
         return importlib.import_module(f"mixonomy.cli.{name}").main(rest)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -60,8 +64,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         is_ours = not isinstance(error, RuntimeError) or _is_memory_full(error) or _is_of_a_worker(error)
         if is_debug or not is_ours:
             raise
-        print(f"mixonomy {name}: {one_sentence(error)}", file=sys.stderr)
+        if _speaks(error):
+            print(f"mixonomy {name}: {one_sentence(error)}", file=sys.stderr)
         return 1
+
+
+def _speaks(error: Exception) -> bool:
+    """Whether this process is the one to say an error; always without torchrun.
+
+    What all ranks know the first says, and that one of them is lost the first of each machine; else it is the rank's
+    own.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return True
+    from mixonomy import parallel
+
+    if isinstance(error, parallel.RankLost):
+        return parallel.local_rank() == 0
+    return parallel.rank() == 0 or (parallel.has_started and not isinstance(error, parallel.Failed))
 
 
 def one_sentence(error: Exception) -> str:
