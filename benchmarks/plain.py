@@ -238,6 +238,52 @@ PLAIN = {
             Column("bytes per image", "index_bytes_per_image", ",.0f"),
         ),
     ),
+    # An order of very many images, by the image.
+    "scale_order": Plain(
+        "shards",
+        ("set_up_s",),
+        (
+            DATA,
+            Column("set-up, ms", "set_up_s", ",.2f", 1e3, with_spread=True),
+            Column("order, ns per image", "order_s", ",.0f", 1e9 / 4096, with_spread=True),
+            Column("with place and label, ns per image", "batch_s", ",.0f", 1e9 / 4096, with_spread=True),
+            Column("memory, MB", "peak_bytes", ",.2f", 1e-6),
+            Column("index on disk, GB", "index_bytes", ",.1f", 1e-9),
+        ),
+    ),
+    "scale_images": Plain(
+        "scale",
+        ("image_bytes",),
+        (
+            Column("images", "model"),
+            DATA,
+            Column("kB per image in a shard", "image_bytes", ",.1f", 1e-3),
+            Column("n", "n"),
+        ),
+    ),
+    "scale_decoding": Plain(
+        "scale",
+        ("decoded_per_s",),
+        (
+            Column("images: augmentation", "model"),
+            DATA,
+            Column("images/s of one core", "decoded_per_s", ",.0f", with_spread=True),
+            Column("repetitions", "n"),
+        ),
+    ),
+    "scale_checkpoints": Plain(
+        "scale",
+        ("checkpoint_bytes",),
+        (
+            Column("model", "model"),
+            Column("with", "data"),
+            Column("GB", "checkpoint_bytes", ",.2f", 1e-9),
+            Column("training waits, s", "stall_s", ",.2f"),
+            Column("on disk after, s", "write_s", ",.1f"),
+            Column("read and checked, s", "read_s", ",.1f"),
+            Column("memory beside model and optimizer, GB", "extra_bytes", ",.2f", 1e-9),
+        ),
+    ),
     # Pre-trained weights beside fresh ones on other data: on frozen features, and fine-tuned.
     "transfer_frozen": Plain(
         "transfer",

@@ -14,6 +14,7 @@ from pathlib import Path
 from figures import curves_figure, newest_curves, taxonomy_figure
 from plain import PLAIN, newest, number, of_same_run, table
 from rows import RESULTS, Row, read
+from scale_tables import cost, faults, runs
 from taxonomy import ARCHITECTURES, ROLES, TaxonomyRow, newest_of
 
 OPEN, CLOSE = "<!-- generated: {} -->", "<!-- /generated -->"
@@ -155,6 +156,9 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "folder": folder,
     "layers": layers,
     "taxonomy": taxonomy,
+    "faults": faults,
+    "scale_runs": runs,
+    "scale_cost": cost,
 }
 FIGURES: dict[str, Callable[[Path], str]] = {
     "docs/taxonomy.svg": taxonomy_figure,

@@ -180,3 +180,18 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path):
     with RunFolder(tmp_path).locked(), pytest.raises(ValueError, match="another process is training in"):
         train(tiny(), tmp_path)
     train(tiny(), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_pre_emption_saves_and_ends_with_a_status_of_its_own(number, tmp_path):
+    command = [sys.executable, "-m", "mixonomy", "train", "--duration", "100000 steps", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run/metrics.jsonl"
+    while not (metrics.is_file() and metrics.stat().st_size):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, said
+    assert "stopped after step" in said and any((tmp_path / "run/checkpoints").iterdir())

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from mixonomy import data, predicting, probing, runs
+from mixonomy import data, parallel, predicting, probing, runs
 from mixonomy.choices import BadImagePolicy
 from mixonomy.evals import Classification, MultiLabel, Real, imagenet_classes, map_classes, read_real, score
 from mixonomy.experiment import Runtime
@@ -62,7 +62,7 @@ def train(
       console: where to say how it goes; silent if not given.
     Raises:
       ValueError: for a recipe that does not fit the data or the folder, and for a loss that is not finite.
-      Interrupted: after Ctrl-C, once everything is saved.
+      Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, once everything is saved.
     """
     out = Path(out) if out is not None else default_out(recipe, sweep)
     runtime, console = runtime or Runtime(), console or Console(quiet=True)
@@ -71,7 +71,7 @@ def train(
     else:
         result = run_sweep(recipe, sweep, out, model=model, runtime=runtime, console=console, command=command)
     folder = runs.RunFolder(out)
-    if not folder.report.exists():
+    if not parallel.rank() and not folder.report.exists():
         write_report(folder, data_root=runtime.data_root)
     return Run(out, result)
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from mixonomy.models.files import write_atomically
+from mixonomy import parallel
+from mixonomy.models.files import write_safetensors
 
 FORMAT = 1
 KEEP = 2  # the newest, and the one before it in case the newest is damaged
@@ -107,7 +107,7 @@ class Checkpoints:
     def _write(self, tensors: dict[str, Tensor], progress: Progress) -> None:
         content = {"format": FORMAT, "progress": asdict(progress), "sha256": _checksum(tensors, progress)}
         path = self.folder / f"step-{progress.step:09d}.safetensors"
-        write_atomically(path, save(tensors, metadata={"mixonomy": json.dumps(content)}))
+        write_safetensors(path, tensors, {"mixonomy": json.dumps(content)})
         for old in self._paths()[:-KEEP]:
             old.unlink()
 
@@ -132,7 +132,7 @@ def restore_optimizers(
     for name, tensor in tensors.items():
         parameter_name, _, key = name.rpartition("/")
         parameter = parameters[parameter_name]
-        owners[id(parameter)].state[parameter][key] = tensor.to(parameter.device)
+        owners[id(parameter)].state[parameter][key] = parallel.as_shared(tensor.to(parameter.device), parameter)
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

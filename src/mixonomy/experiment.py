@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mixonomy import data, devices, optim
+from mixonomy import data, devices, optim, parallel
 from mixonomy.loading import as_stored, at_size, regularised
 from mixonomy.models import create_from, info_of
 from mixonomy.models.checks import digest
@@ -148,7 +148,7 @@ def set_up(recipe: Recipe, runtime: Runtime, model: nn.Module | None = None, ope
     """
     if model is not None and recipe.init is not None:
         raise ValueError("init has no effect on a module of your own, which has its weights; leave one of them out.")
-    device = devices.resolve_device(runtime.device)
+    device = parallel.own_device(devices.resolve_device(runtime.device))
     devices.prepare(device)
     opened = open_data(recipe, runtime) if opened is None else opened
     source, plan = opened.source, opened.plan
@@ -171,10 +171,26 @@ def set_up(recipe: Recipe, runtime: Runtime, model: nn.Module | None = None, ope
     if recipe.freeze is not None:
         set_trainable(model, "head")
     set_trainable(model, recipe.tune)
+    model = _for_ranks(model, recipe, device)
     optim.make_optimizers(model, recipe.optim)  # refuses a model that does not suit it before anything is written
     workers = data.default_workers() if runtime.workers is None else runtime.workers
     bad = data.BadImages(recipe.data.on_bad_image)
     return Setup(device, source, plan, preprocessing, model, name, arguments, workers, loss, bad, init, notes)
+
+
+def _for_ranks(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
+    """The model as several ranks can train it.
+
+    Raises:
+      ValueError: if they cannot.
+    """
+    if recipe.optim.shard and parallel.has_batch_norm(model):
+        raise ValueError(
+            f"shard is for models without BatchNorm, whose running means no rank has a share of, and this "
+            f"{type(model).__name__} has BatchNorm; leave shard out."
+        )
+    parallel.part(recipe.batch_size)  # refuses fewer images than ranks
+    return parallel.with_synced_norms(model, device)
 
 
 def _started(recipe: Recipe, num_classes: int) -> tuple[nn.Module, str, tuple[str, ...]]:

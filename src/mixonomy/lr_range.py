@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from mixonomy import devices, optim
+from mixonomy import devices, optim, parallel
 from mixonomy.experiment import Runtime, set_up
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe, changed
@@ -63,6 +63,7 @@ def find_lr(
     Raises:
       ValueError: for a recipe that does not fit the data, and if the loss falls at no rate.
     """
+    parallel.only_alone("a learning-rate range test")
     if steps < 20:
         raise ValueError(f"steps is {steps}; a range test needs 20 or more.")
     runtime, console = runtime or Runtime(), console or Console(quiet=True)

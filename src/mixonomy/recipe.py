@@ -238,6 +238,9 @@ class Optim(Section):
     checkpoint_blocks: bool = False
     """Activation checkpointing: blocks keep only their input for the backward pass and compute the rest again; needs
     less memory and more time, gives the same step. Not for models with BatchNorm."""
+    shard: bool = False
+    """Under torchrun each rank keeps its share of weights, gradients and the optimizer's state only (FSDP2): less
+    memory, more to send. Not for models with BatchNorm."""
     ema: Share = 0.0
     """Decay of an exponential moving average of the weights, which is then what is evaluated; 0 is off."""
 
@@ -342,6 +345,13 @@ class Recipe(Section):
         if self.optim.name == "muon" and (self.tune != "all" or self.freeze is not None):
             what = f"tune={self.tune}" if self.tune != "all" else "freeze"
             raise ValueError(f"muon trains the matrices of the blocks, which {what} leaves frozen; use adamw or sgd")
+        return self
+
+    @model_validator(mode="after")
+    def _all_is_trained_in_shares(self):
+        if self.optim.shard and (self.tune != "all" or self.freeze is not None):
+            what = f"tune={self.tune}" if self.tune != "all" else "freeze"
+            raise ValueError(f"shard saves memory where all weights are trained, and {what} freezes some; leave it out")
         return self
 
     @model_validator(mode="after")

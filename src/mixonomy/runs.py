@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mixonomy.models.files import write_atomically
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mixonomy.recipe import Recipe
 
 FORMAT = 1
+MAY_CHANGE = ("on_bad_image", "max_bad_share")  # of data: a run that met a bad image goes on in another way with it
 PACKAGES = ("mixonomy", "torch", "torchvision", "torchcodec", "numpy", "pillow")
 
 
@@ -93,15 +94,19 @@ class RunFolder:
             file = open(self.path / ".lock", "a")
         except OSError as error:
             raise ValueError(f"cannot write to {self.path} ({error.strerror}); give another --out.") from None
-        with file:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise ValueError(
-                        f"another process is training in {self.path}; wait, or give another --out."
-                    ) from None
-            yield
+        _held.add(file)
+        try:
+            with file:
+                if fcntl is not None:
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        raise ValueError(
+                            f"another process is training in {self.path}; wait, or give another --out."
+                        ) from None
+                yield
+        finally:
+            _held.discard(file)
 
     def check_no_trial(self) -> None:
         """Refuses a trial of a sweep, whose scores are of held-out images.
@@ -155,7 +160,10 @@ class RunFolder:
         from mixonomy.recipe import differences
 
         # Read as a recipe first: what an earlier version did not know has its default there.
-        changes = differences(self.recipe().model_dump(mode="json"), recipe.model_dump(mode="json"))
+        there, now = self.recipe().model_dump(mode="json"), recipe.model_dump(mode="json")
+        for field in MAY_CHANGE:
+            there["data"][field] = now["data"][field]
+        changes = differences(there, now)
         if changes:
             raise ValueError(
                 f"{self.path} holds another run: {', '.join(changes)}; give another --out, or that recipe."
@@ -164,6 +172,23 @@ class RunFolder:
     def finish(self, result: dict[str, Any]) -> None:
         """Writes result.json, which marks the run as finished."""
         write_json(self._result, result)
+
+
+_held: set[TextIO] = set()
+
+
+def _let_go() -> None:
+    """Closes the locks of the parent in a process that was forked.
+
+    Workers notice the end of a killed parent after some seconds; a lock of which they had a copy would last as long.
+    """
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def recipe_hash(recipe: "Recipe") -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import nn
 
+from mixonomy import parallel
 from mixonomy.experiment import Runtime, open_data, set_up
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe, Section, changed
@@ -108,6 +109,7 @@ def sweep(
       Interrupted: after Ctrl-C, once everything is saved.
     """
     runtime, console, folder = runtime or Runtime(), console or Console(quiet=True), RunFolder(out)
+    parallel.only_alone("a sweep")
     recipes = check_grid(recipe, grid)
     finals = [(values, changed(tried, data={"train_on_val": True})) for values, tried in recipes]
     _check_folder(folder, finals)

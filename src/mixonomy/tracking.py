@@ -6,6 +6,8 @@ import secrets
 from pathlib import Path
 from typing import Any, Protocol
 
+from mixonomy.models.files import errors_name
+
 WANDB_PROJECT = "mixonomy"  # where $WANDB_PROJECT names no other
 
 
@@ -105,7 +107,7 @@ class Trackers:
         if unknown:
             raise ValueError(f"unknown tracker {unknown[0]!r}; use {', '.join(TRACKERS)}.")
         self._others: list[Tracker] = [TRACKERS[name](folder, next_step, recipe or {}) for name in names]
-        path = folder / "metrics.jsonl"
+        self._path = path = folder / "metrics.jsonl"
         self._file = open(path, "r+b" if path.exists() else "w+b")
         self._file.truncate(min(log_bytes, path.stat().st_size))
         self._file.seek(0, os.SEEK_END)
@@ -114,19 +116,22 @@ class Trackers:
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
-        self._file.close()
+        with errors_name(self._path):
+            self._file.close()
         for other in self._others:
             other.close(is_failed=error is not None)
 
     def write(self, row: dict[str, Any]) -> None:
         """Writes one row everywhere."""
-        self._file.write((json.dumps(row) + "\n").encode())
-        self._file.flush()
+        with errors_name(self._path):
+            self._file.write((json.dumps(row) + "\n").encode())
+            self._file.flush()
         for other in self._others:
             other.write(row)
 
     def flush(self) -> int:
         """Puts metrics.jsonl on disk; returns its length in bytes."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with errors_name(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
         return self._file.tell()

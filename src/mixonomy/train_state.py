@@ -1,5 +1,8 @@
 """What a training step changes, and how: model, average of weights, optimizers.
 
+Several ranks each compute the gradient of their part of a batch, weighed by its share of the batch's images, so that
+the sum over the ranks is the gradient of one process, also of parts of different length.
+
 Axes: B images, c image channels, H and W pixels, K classes.
 """
 
@@ -11,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixonomy import data, devices, optim
+from mixonomy import data, devices, optim, parallel
 from mixonomy.checkpoint import Checkpoints, Progress, optimizer_tensors, restore_optimizers, under
 from mixonomy.data.mix import mix
 from mixonomy.data.stream import mix64
@@ -37,6 +40,8 @@ TIMED_IMAGES = 64
 
 class TrainState:
     """Model, average and optimizers, and how one step changes them.
+
+    After `restore`, `distribute` spreads it over the ranks; `gather` ends that, before the model is saved.
 
     Args:
       total, warmup: number of steps of the whole run and of its warm-up, which the schedule needs.
@@ -82,7 +87,46 @@ class TrainState:
         self.temperature = 1.0
         self.thresholds: tuple[float, ...] = ()
         self.lr = 0.0  # of the last step: the recipe's peak rate times the schedule, before any layer's share of it
-        self.forward = _compiled(model) if recipe.compile else model
+        self.network = _compiled(model) if recipe.compile else model
+        self.forward = self.network  # what a step calls; of several ranks it sums their gradients
+        self._is_replicated = False
+        self._whole: nn.Module | None = None  # with weights in shares: a model to fill with them, for evaluation
+
+    def distribute(self) -> None:
+        """Spreads the model over the ranks, by `parallel.replicated` or by `parallel.sharded`; nothing for one."""
+        if parallel.size() == 1:
+            return
+        for module in (self.model, self.average):
+            if module is not None:
+                load_weights(module, parallel.share_tensors(_on_cpu(module.state_dict())), "the first rank's model")
+        if self.recipe.optim.shard:
+            self._shard()
+        else:
+            self.forward = parallel.replicated(self.network)
+            self._is_replicated = True
+
+    def _shard(self) -> None:
+        kept = optimizer_tensors(self.model, self.optimizers)
+        self._whole = copy.deepcopy(self.averaged).to("cpu").requires_grad_(False)
+        for module in filter(None, (self.model, self.average)):
+            parallel.sharded(module, self.device, self.precision)
+        self.optimizers = optim.make_optimizers(self.model, self.recipe.optim)
+        restore_optimizers(kept, self.model, self.optimizers)
+        self.forward = self.network = _compiled(self.model) if self.recipe.compile else self.model
+
+    def gather(self) -> None:
+        """Puts the weights that count together on every rank, in place of all that a step needs; training is over."""
+        if self._whole is not None:
+            self.model, self.average, self._whole = self.usable(), None, None
+
+    def usable(self) -> nn.Module:
+        """The module whose weights count, as it can be called for itself. A call of all ranks."""
+        if self._whole is None:
+            return self.averaged
+        tensors = {name: parallel.whole(tensor) for name, tensor in self.averaged.state_dict().items()}
+        self._whole.to(self.device)
+        load_weights(self._whole, tensors, "the model")
+        return self._whole
 
     @property
     def averaged(self) -> nn.Module:
@@ -101,15 +145,13 @@ class TrainState:
         factor = self._factor(step) if factor is None else factor
         optim.set_lr(self.optimizers, factor)
         self.lr = optim.peak_lr(config) * factor
-        images = normalise(batch.images.to(self.device, non_blocking=True), self.preprocessing)
-        labels = batch.labels.to(self.device, non_blocking=True)
-        targets = optim.soft_targets(labels, self.num_classes, self.recipe.label_smoothing)
-        images, targets = mix(images, targets, batch.keys, self.recipe.augment)
+        images, targets = self._prepared(batch)
+        count = len(images) if batch.whole is None else batch.whole.count
         set_training(self.model, self.tune)
-        loss = self._backward(images, targets, step)
+        loss = self._backward(images, targets, step, count)
         if config.sam_rho is not None:
             with optim.ascended(self.model, config.sam_rho):
-                self._backward(images, targets, step)
+                self._backward(images, targets, step, count)
         if config.clip is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         for optimizer in self.optimizers:
@@ -124,32 +166,71 @@ class TrainState:
                     mean.copy_(buffer)
         return loss
 
-    def _backward(self, images: Tensor, targets: Tensor, step: int) -> Tensor:
-        """Adds the gradient of the batch to the weights' own, piece by piece; returns the loss.
+    def _prepared(self, batch: data.Batch) -> tuple[Tensor, Tensor]:
+        """The images of a batch, normalised and mixed, float [B, c, H, W], and their targets, float [B, K]."""
+        images, labels, keys, whole = batch.images, batch.labels, batch.keys, batch.whole
+        first_key = before = None
+        if whole is not None:
+            first_key, before = whole.first_key, whole.before
+        if before is not None:  # stands first, to be mixed with the next, and goes then
+            images, labels = torch.cat([before[0], images]), torch.cat([before[1], labels])
+            keys = np.concatenate([keys[:1], keys])
+        images = normalise(images.to(self.device, non_blocking=True), self.preprocessing)
+        labels = labels.to(self.device, non_blocking=True)
+        targets = optim.soft_targets(labels, self.num_classes, self.recipe.label_smoothing)
+        images, targets = mix(images, targets, keys, self.recipe.augment, first_key)
+        return (images, targets) if before is None else (images[1:], targets[1:])
+
+    def _backward(self, images: Tensor, targets: Tensor, step: int, count: int) -> Tensor:
+        """Adds the gradient of the batch to the weights' own, piece by piece; returns this rank's share of the loss.
 
         Args:
           images: float [B, c, H, W], normalised and mixed.
           targets: float [B, K].
+          count: images of the whole batch, over all ranks.
         """
-        # Dropout and stochastic depth are pure functions of (seed, step), for a resumed run and SAM's second pass.
-        torch.manual_seed(int(mix64(np.array([self.recipe.seed << 32 | step], dtype=np.uint64))[0] >> np.uint64(1)))
+        # Dropout and stochastic depth are pure functions of (seed, step, rank), for resumed runs and SAM's second pass.
+        key = mix64(np.array([self.recipe.seed << 32 | step], dtype=np.uint64))
+        if parallel.rank():
+            key = mix64(key ^ np.uint64(parallel.rank()))
+        torch.manual_seed(int(key[0] >> np.uint64(1)))
         loss_sum = torch.zeros((), device=self.device)
         pieces = self.recipe.optim.accumulate
-        for x, y in zip(images.tensor_split(pieces), targets.tensor_split(pieces), strict=True):
+        for number, (x, y) in enumerate(zip(images.tensor_split(pieces), targets.tensor_split(pieces), strict=True)):
+            share = len(x) / count
             if not len(x):  # images that could not be read left fewer than there are pieces
-                continue
-            with devices.autocast(self.device, self.precision):
-                logits = self.forward(x)
-            if logits.shape != y.shape:
-                raise ValueError(
-                    f"the model gives {list(logits.shape)} for {len(y)} images of {self.num_classes} classes; "
-                    f"it must give [{len(y)}, {self.num_classes}]."
-                )
-            loss = optim.classification_loss(logits, y, self.loss, self.weights, is_multilabel=self.is_multilabel)
-            loss = loss * (len(x) / len(images))
-            loss.backward()
+                if parallel.size() == 1:
+                    continue
+                # The others wait for this rank: it takes part, with an image that weighs nothing.
+                x, y = images.new_zeros(1, *images.shape[1:]), targets.new_zeros(1, *targets.shape[1:])
+            with parallel.synced(self.forward, is_last=number == pieces - 1):
+                with devices.autocast(self.device, self.precision):
+                    logits = self.forward(x)
+                if logits.shape != y.shape:
+                    raise ValueError(
+                        f"the model gives {list(logits.shape)} for {len(y)} images of {self.num_classes} classes; "
+                        f"it must give [{len(y)}, {self.num_classes}]."
+                    )
+                loss = optim.classification_loss(logits, y, self.loss, self.weights, is_multilabel=self.is_multilabel)
+                loss = loss * share
+                (loss * parallel.size()).backward()  # of what the ranks have, the mean is taken
             loss_sum += loss.detach()
+        if parallel.size() > 1:
+            self._check_gradients()
         return loss_sum
+
+    def _check_gradients(self) -> None:
+        """Refuses weights that take no part in the loss, whose gradients ranks would wait for.
+
+        Raises:
+          ValueError: naming the first.
+        """
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and parameter.grad is None:
+                raise ValueError(
+                    f"the weight {name} takes no part in the loss, which several ranks must not wait for; leave it out "
+                    f"of the model, or train in one process."
+                )
 
     def expected_seconds(self, steps: int) -> float:
         """A guess of how long so many steps take, from two passes of a copy over random pixels; changes nothing.
@@ -160,7 +241,8 @@ class TrainState:
         twin.model = twin.forward = copy.deepcopy(self.model)
         set_trainable(twin.model, self.recipe.tune)
         set_training(twin.model, self.recipe.tune)
-        count = min(self.recipe.batch_size, TIMED_IMAGES)
+        batch_size = -(-self.recipe.batch_size // parallel.size())
+        count = min(batch_size, TIMED_IMAGES)
         shape = (count, self.preprocessing.channels, *self.preprocessing.image_size)
         images, targets = (
             torch.zeros(shape, device=self.device),
@@ -169,15 +251,15 @@ class TrainState:
         seconds = []
         for _ in range(2):
             start = time.perf_counter()
-            twin._backward(images, targets, step=0)
+            twin._backward(images, targets, step=0, count=count)
             seconds.append(time.perf_counter() - start)
         passes = 1 if self.recipe.optim.sam_rho is None else 2
-        return min(seconds) / count * self.recipe.batch_size * passes * steps
+        return min(seconds) / count * batch_size * passes * steps
 
     def predictor(self) -> Predictor:
         """The weights that count, as they will be used."""
         return Predictor(
-            self.averaged, self.preprocessing, self.device, self.precision, self.loss, self.temperature,
+            self.usable(), self.preprocessing, self.device, self.precision, self.loss, self.temperature,
             self.is_multilabel,
         )  # fmt: skip
 
@@ -213,8 +295,8 @@ class TrainState:
         }
 
     def remember_best(self) -> None:
-        """Keeps a copy of the weights that count."""
-        self.best = {name: t.detach().to("cpu", copy=True) for name, t in self.averaged.state_dict().items()}
+        """Keeps a copy of the weights that count. A call of all ranks."""
+        self.best = {name: t.detach().to("cpu", copy=True) for name, t in self.usable().state_dict().items()}
 
     def take_best(self) -> None:
         """Puts the remembered weights in the place of those that count; does nothing if none are remembered."""
@@ -222,21 +304,39 @@ class TrainState:
             load_weights(self.averaged, self.best, "the best checkpoint")
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that the next step depends on, by name."""
+        """All that the next step depends on, by name; whole, whatever share a rank has. A call of all ranks."""
         parts = {
             "model": self.model.state_dict(),
             "optimizer": optimizer_tensors(self.model, self.optimizers),
         }
         parts |= {"average": self.average.state_dict()} if self.average is not None else {}
         parts |= {"best": self.best} if self.best is not None else {}
-        return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+        found = {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+        if self._whole is None:
+            return found
+        return {name: self._put_together(tensor) for name, tensor in found.items()}
+
+    def _put_together(self, tensor: Tensor) -> Tensor:
+        """On the first rank, which writes it, the whole of a tensor; nothing of it elsewhere."""
+        whole = parallel.whole(tensor)
+        return whole.cpu() if parallel.rank() == 0 else whole.new_empty(0)
 
     def restore(self, checkpoints: Checkpoints, console: Console) -> Progress:
-        """Goes back to the newest whole checkpoint, or stays at the start."""
-        found = checkpoints.newest()
+        """Goes back to the newest whole checkpoint, which the first rank reads, or stays at the start."""
+        own: dict[str, Tensor] = {}
+
+        def read() -> tuple[Progress, list[str]] | None:
+            found = checkpoints.newest()
+            if found is None:
+                return None
+            own.update(found[0])
+            return found[1:]
+
+        found = parallel.first(read)
         if found is None:
             return Progress()
-        tensors, progress, damaged = found
+        progress, damaged = found
+        tensors = parallel.share_tensors(own)
         for problem in damaged:
             console.say(f"{problem}; the checkpoint before it is taken.")
         load_weights(self.model, under("model", tensors), "the checkpoint")
@@ -257,10 +357,17 @@ class TrainState:
         set_trainable(self.model, self.tune)
         self.optimizers = optim.make_optimizers(self.model, self.recipe.optim)
         restore_optimizers(kept, self.model, self.optimizers)
+        if self._is_replicated:  # anew, for the weights that have gradients now
+            self.forward = parallel.replicated(self.network)
 
     def _factor(self, step: int) -> float:
         config = self.recipe.optim
         return optim.lr_factor(step, total=self.total, warmup=self.warmup, schedule=config.schedule, end=config.end)
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """On the first rank, for the others; these need none."""
+    return {name: tensor.detach().cpu() for name, tensor in tensors.items()} if parallel.rank() == 0 else {}
 
 
 def _compiled(model: nn.Module) -> Any:

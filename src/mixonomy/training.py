@@ -2,12 +2,8 @@
 
 import json
 import shutil
-import signal
-import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixonomy import data, devices, runs
+from mixonomy import data, devices, parallel, runs
 from mixonomy.checkpoint import Checkpoints, Progress
 from mixonomy.durations import num_steps
-from mixonomy.experiment import Opened, Runtime, set_up
+from mixonomy.experiment import Opened, Runtime, Setup, set_up
 from mixonomy.models import ModelInfo, TrainedOn, info_of, save_model, set_info
 from mixonomy.probing import probe
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe
+from mixonomy.stopping import Interrupted, stop_on_signals
 from mixonomy.tracking import Trackers
 from mixonomy.train_state import TrainState
 
@@ -80,10 +77,6 @@ class Lengths:
         return cls(total, every, warmup, freeze, probe_every, patience)
 
 
-class Interrupted(Exception):
-    """Training was asked to stop, and has saved where it stands."""
-
-
 def train(
     recipe: Recipe,
     out: str | Path,
@@ -98,6 +91,8 @@ def train(
 ) -> dict[str, Any]:
     """Trains by the recipe, or goes on where the run in `out` stopped, or returns the result of a finished run.
 
+    Under torchrun all its processes call this, and share the work; the first one reads and writes the folder.
+
     Args:
       recipe: the experiment.
       out: the run folder.
@@ -111,10 +106,13 @@ def train(
     Raises:
       ValueError: for a recipe that does not fit the data or the folder.
       Diverged: where the loss or the weights are no finite numbers any more.
-      Interrupted: after Ctrl-C, once everything is saved.
+      Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, once everything is saved.
     """
     runtime, console, folder = runtime or Runtime(), console or Console(quiet=True), runs.RunFolder(out)
-    with ExitStack() as until_the_end:
+    if parallel.rank():
+        console = Console(quiet=True)
+    device = devices.resolve_device(runtime.device)
+    with parallel.started(device), ExitStack() as until_the_end:
         return _train(recipe, folder, model, runtime, console, command, is_trial, also or {}, opened, until_the_end)
 
 
@@ -130,12 +128,10 @@ def _train(
     opened: Opened | None,
     until_the_end: ExitStack,
 ) -> dict[str, Any]:
-    if not is_trial and folder.has_progress():
-        folder.check_no_trial()
-    if model is None and folder.exists() and (result := folder.result()) is not None:  # needs no data
-        folder.check_recipe(recipe)
+    if (result := parallel.first(lambda: _result_without_data(folder, recipe, model, is_trial))) is not None:
         return _finished(folder, result, console)
-    setup = set_up(recipe, runtime, model, opened)
+    with parallel.together():
+        setup = set_up(recipe, runtime, model, opened)
     for note in setup.notes:
         console.say(note)
     device, source, plan, preprocessing = setup.device, setup.source, setup.plan, setup.preprocessing
@@ -157,16 +153,24 @@ def _train(
         **({"is_trial": True} if is_trial else {}),
     }
 
-    until_the_end.enter_context(folder.locked())
-    if folder.has_progress():
-        folder.check_same(recipe, facts)
-        if (result := folder.result()) is not None:
-            return _finished(folder, result, console)
-        precision: devices.Precision = folder.info()["precision"]
-    else:
+    def begun() -> tuple[dict[str, Any] | None, devices.Precision]:
+        """The result of a finished run, or the precision of one that begins or goes on."""
+        until_the_end.enter_context(folder.locked())
+        if folder.has_progress():
+            folder.check_same(recipe, facts)
+            return folder.result(), folder.info()["precision"]
         precision = devices.resolve_precision(recipe.precision, device)
         start = {"recipe": json.loads(recipe.model_dump_json()), "facts": facts, "precision": precision}
-        folder.start({**start, "device": str(device), "command": command, **runs.environment()})
+        start |= {"device": str(device), "ranks": parallel.size(), "command": command}
+        folder.start({**start, **runs.environment()})
+        return None, precision
+
+    with parallel.together():
+        if parallel.share(facts) != facts:
+            raise ValueError("the data or the weights to start from are others here than for the first rank.")
+    result, precision = parallel.first(begun)
+    if result is not None:
+        return _finished(folder, result, console)
     set_info(
         model,
         ModelInfo(
@@ -186,14 +190,19 @@ def _train(
         ),
     )
 
-    length = Lengths.of(recipe, len(plan.train))
+    with parallel.together():
+        length = Lengths.of(recipe, len(plan.train))
+        other = None if recipe.probe.source is None else data.open_source(recipe.probe.source, runtime.data_root)
+        if length.patience is not None and plan.val is None:
+            raise ValueError("early_stop needs validation data; give --data.val-share, or leave early_stop out.")
     total = length.total
-    other = None if recipe.probe.source is None else data.open_source(recipe.probe.source, runtime.data_root)
-    images = setup.train_data(recipe)
+    with parallel.together():
+        images = setup.train_data(recipe)
+    spread = "" if parallel.size() == 1 else f", {parallel.size()} ranks ({'FSDP2' if recipe.optim.shard else 'DDP'})"
     images_of = f"{len(plan.train):,} training and {len(plan.test):,} held-out images" if is_trial else plan.describe()
     console.say(
         f"{recipe.name}: {facts['model']}, {facts['params']:,} parameters, {source.name}: {images_of}, "
-        f"{images.kind}, {total:,} steps of {recipe.batch_size}, {precision} on {device}"
+        f"{images.kind}, {total:,} steps of {recipe.batch_size}, {precision} on {device}{spread}"
     )
     if arguments and recipe.init is None and source.channels == 3 and len(plan.train) < FEW_IMAGES:
         console.say(
@@ -201,64 +210,84 @@ def _train(
             f"timm:mixer_b16_224.goog_in21k or a run of your own on more images; see `mixonomy list weights`"
         )
     val = data.EvalData(plan.val, preprocessing, workers=workers, bad=setup.bad) if plan.val else None
-    if length.patience is not None and val is None:
-        raise ValueError("early_stop needs validation data; give --data.val-share, or leave early_stop out.")
-    state = setup.state(recipe, precision, total, length.warmup, length.freeze)
+    with parallel.together():
+        state = setup.state(recipe, precision, total, length.warmup, length.freeze)
     checkpoints = Checkpoints(folder.checkpoints)
     until_the_end.callback(checkpoints.wait)  # a checkpoint that was begun is finished, whatever happens
     progress = state.restore(checkpoints, console)
     setup.bad.errors |= progress.bad_images
-    if not arguments and not progress.step:  # weights that no seed can bring back
+    if not arguments and not progress.step and not parallel.rank():  # weights that no seed can bring back
         checkpoints.save(state.tensors(), progress)
         checkpoints.wait()
-    if arguments and device.type == "cpu" and not recipe.compile:  # elsewhere a copy of the model may not fit
+    if arguments and device.type == "cpu" and not recipe.compile and not parallel.rank():  # a GPU may lack the memory
         minutes = state.expected_seconds(total - progress.step) / 60
         console.say(
             "about " + (f"{minutes:,.0f} minutes" if minutes >= 1.5 else "a minute or less") + " on this machine"
         )
 
+    state.distribute()
+
+    def opened_trackers() -> AbstractContextManager[Trackers | None]:
+        if parallel.rank():
+            return nullcontext()
+        of_recipe = recipe.model_dump(mode="json")
+        at = progress.step + 1
+        return Trackers(folder.path, progress.log_bytes, runtime.track, next_step=at, recipe=of_recipe)
+
+    with parallel.together():
+        trackers_of_first = opened_trackers()
     with (
-        Trackers(
-            folder.path,
-            progress.log_bytes,
-            runtime.track,
-            next_step=progress.step + 1,
-            recipe=recipe.model_dump(mode="json"),
-        ) as trackers,
+        trackers_of_first as trackers,
         console.progress(total, progress.step) as meter,
-        _stop_on_ctrl_c() as stop,
+        stop_on_signals() as stop,
         closing(images.batches(progress.seen, recipe.batch_size)) as batches,
     ):
         losses: list[Tensor] = []
         mean_loss = 0.0
-        logged, saved_at = progress, time.monotonic()
+        begin, logged, saved_at = progress.step, progress, time.monotonic()
         logged_epoch = progress.seen // len(plan.train)
+        is_mixed = bool(recipe.augment.mixup or recipe.augment.cutmix_prob)
         clock = time.monotonic()
         while progress.step < total and not _has_waited(progress, length.patience):
-            batch = next(batches)
-            if len(batch.labels):
-                losses.append(state.step(batch, progress.step))
-            progress = replace(progress, step=progress.step + 1, seen=progress.seen + recipe.batch_size)
-            is_stop = stop.is_set()  # read once: what is said to be saved is saved
-            is_eval = progress.step % length.every == 0 or progress.step == total
-            is_probe = other is not None and (progress.step % length.probe_every == 0 or progress.step == total)
-            is_save = is_eval or is_stop or time.monotonic() - saved_at > 60 * runtime.checkpoint_minutes
+            drawn = data.draw(
+                batches,
+                is_mixed=is_mixed,
+                is_stopping=stop.is_set,
+                is_save_due=lambda at=saved_at: time.monotonic() - at > 60 * runtime.checkpoint_minutes,
+            )
+            if drawn.batch is not None:
+                if _count(drawn.batch):
+                    # A model that does not fit the data says so at once; later steps need no such exchange.
+                    with parallel.together() if progress.step == begin else nullcontext():
+                        losses.append(state.step(drawn.batch, progress.step))
+                progress = replace(progress, step=progress.step + 1, seen=progress.seen + recipe.batch_size)
+            # Read once: what is said to be saved is saved. Several ranks stop together, before a step.
+            is_stop = drawn.batch is None or (parallel.size() == 1 and stop.is_set())
+            is_new = drawn.batch is not None
+            is_eval = is_new and (progress.step % length.every == 0 or progress.step == total)
+            is_probe = (
+                is_new and other is not None and (progress.step % length.probe_every == 0 or progress.step == total)
+            )
+            is_save = is_eval or is_stop or drawn.is_save_due
             if is_save or is_probe or progress.step % LOG_STEPS == 0:
                 if losses:  # waits for the device, so the time is true
-                    mean_loss = _mean_of_finite(losses, progress.step, folder)
+                    with parallel.together():
+                        mean_loss = _mean_of_finite(losses, progress.step, folder)
                 progress = replace(progress, seconds=progress.seconds + max(time.monotonic() - clock, 1e-9))
-                speed = (progress.seen - logged.seen) / (progress.seconds - logged.seconds)
                 epoch = progress.seen / len(plan.train)
-                row = {"step": progress.step, "seen": progress.seen, "epoch": epoch, "loss": mean_loss}
-                row |= {"lr": state.lr, "images_per_s": speed, "seconds": progress.seconds}
-                trackers.write(row)
-                meter.update(progress.step, f"loss {mean_loss:.3f}  {speed:,.0f} images/s")
+                if progress.step > logged.step:
+                    speed = (progress.seen - logged.seen) / (progress.seconds - logged.seconds)
+                    row = {"step": progress.step, "seen": progress.seen, "epoch": epoch, "loss": mean_loss}
+                    row |= {"lr": state.lr, "images_per_s": speed, "seconds": progress.seconds}
+                    _write(trackers, row)
+                    meter.update(progress.step, f"loss {mean_loss:.3f}  {speed:,.0f} images/s")
                 losses, logged = [], progress
                 if is_eval and val is not None:
-                    checkpoints.wait()  # no process is forked while a thread writes
-                    scored = state.evaluate(val)
-                    scores = dict(scored.scores())
-                    trackers.write({"step": progress.step} | {f"val/{name}": value for name, value in scores.items()})
+                    with parallel.together():
+                        checkpoints.wait()  # no process is forked while a thread writes
+                        scored = state.evaluate(val)
+                    scores = parallel.share(dict(scored.scores()))
+                    _write(trackers, {"step": progress.step} | {f"val/{name}": of for name, of in scores.items()})
                     new = scores[scored.headline]
                     said = f"validation {HEADLINES[scored.headline]} {new:.2%}"
                     console.say(f"epoch {epoch:.1f}: loss {mean_loss:.3f}, {said}, {speed:,.0f} images/s")
@@ -269,43 +298,48 @@ def _train(
                     if is_better or recipe.keep == "last":
                         progress = replace(progress, best_score=new, best_step=progress.step)
                 if is_probe and other is not None:
-                    checkpoints.wait()
-                    scores = _probed(state, other, recipe, runtime, workers)
-                    trackers.write({"step": progress.step} | {f"probe/{name}": value for name, value in scores})
+                    with parallel.together():
+                        checkpoints.wait()
+                        scores = _probed(state, other, recipe, runtime, workers)
+                    _write(trackers, {"step": progress.step} | {f"probe/{name}": value for name, value in scores})
                 if is_save:
-                    tensors = state.tensors()
-                    _check_finite(tensors, progress.step, folder)
-                    _check_disk(folder.path, tensors)
-                    progress = replace(progress, log_bytes=trackers.flush(), bad_images=dict(setup.bad.errors))
-                    checkpoints.save(tensors, progress)
+                    setup.bad.share()
+                    progress = replace(progress, bad_images=dict(setup.bad.errors))
+                    progress = _saved(checkpoints, state.tensors(), progress, trackers, folder)
                     saved_at = time.monotonic()
                 if is_eval or progress.seen // len(plan.train) > logged_epoch:
-                    setup.check_bad(recipe)
+                    _check_bad(setup, recipe)
                     logged_epoch = progress.seen // len(plan.train)
                 clock = time.monotonic()  # evaluation and saving are not training
             if is_stop and progress.step < total:
-                checkpoints.wait()
+                with parallel.together():
+                    checkpoints.wait()
                 where = f"step {progress.step} of {total}"
-                raise Interrupted(f"stopped after {where}, all saved; the same command goes on from there.")
-        checkpoints.wait()
+                raise Interrupted(
+                    f"stopped after {where}, all saved; the same command goes on from there.",
+                    is_preempted=any(parallel.gather(stop.is_preempted)),
+                )
+        with parallel.together():
+            checkpoints.wait()
 
     if progress.step < total:
         said = f"no better validation score for {recipe.early_stop}"
         console.say(f"stopped early after step {progress.step:,} of {total:,}: {said}")
+    state.gather()
     state.take_best()
-    on_val = state.calibrate(val)
+    with parallel.together():
+        on_val = state.calibrate(val)
     info = replace(info_of(model), temperature=state.temperature, thresholds=state.thresholds)
     set_info(state.averaged, info)
-    scored = state.evaluate(data.EvalData(plan.test, preprocessing, workers=workers, bad=setup.bad))
-    setup.check_bad(recipe)
+    with parallel.together():
+        scored = state.evaluate(data.EvalData(plan.test, preprocessing, workers=workers, bad=setup.bad))
+    _check_bad(setup, recipe)
     if setup.bad.errors:
         console.say(f"{len(setup.bad.errors):,} images could not be read and were left out; result.json names them.")
-    save_model(state.averaged, folder.model)
     tested = runs.with_names(scored.to_dict(), plan.test.names)
     if plan.val is not None:
         on_val = runs.with_names(on_val, plan.val.names)
     about = {"split": plan.test_name, "train_counts": plan.train.counts(num_classes).tolist()}
-    runs.write_json(folder.test, {**tested, **on_val, **about})
     result = {
         **dict(scored.scores()),
         "split": plan.test_name,
@@ -325,18 +359,75 @@ def _train(
         "out": str(folder.path),
         **also,
     }
-    folder.finish(result)
-    checkpoints.keep_newest()
+
+    def finish() -> None:
+        save_model(state.averaged, folder.model)
+        runs.write_json(folder.test, {**tested, **on_val, **about})
+        folder.finish(result)
+        checkpoints.keep_newest()
+
+    parallel.first(finish)
+    return parallel.share(result)
+
+
+def _result_without_data(
+    folder: runs.RunFolder, recipe: Recipe, model: nn.Module | None, is_trial: bool
+) -> dict[str, Any] | None:
+    """The result of a finished run, where that needs no data; None of another."""
+    if not is_trial and folder.has_progress():
+        folder.check_no_trial()
+    if model is not None or not folder.exists() or (result := folder.result()) is None:
+        return None
+    folder.check_recipe(recipe)
     return result
+
+
+def _check_bad(setup: Setup, recipe: Recipe) -> None:
+    """See `Setup.check_bad`; of the images that any rank has found."""
+    setup.bad.share()
+    with parallel.together():
+        setup.check_bad(recipe)
+
+
+def _count(batch: data.Batch) -> int:
+    """Images of the whole batch that can be read."""
+    return len(batch.labels) if batch.whole is None else batch.whole.count
+
+
+def _write(trackers: Trackers | None, row: dict[str, Any]) -> None:
+    """Writes a row, on the rank that writes."""
+    with parallel.together():
+        if trackers is not None:
+            trackers.write(row)
+
+
+def _saved(
+    checkpoints: Checkpoints,
+    tensors: dict[str, Tensor],
+    progress: Progress,
+    trackers: Trackers | None,
+    folder: runs.RunFolder,
+) -> Progress:
+    """Begins a checkpoint, on the rank that writes; returns what it says of progress."""
+
+    def save() -> Progress:
+        assert trackers is not None, "the first rank has them"
+        _check_finite(tensors, progress.step, folder)
+        _check_disk(folder.path, tensors)
+        logged = replace(progress, log_bytes=trackers.flush())
+        checkpoints.save(tensors, logged)
+        return logged
+
+    return parallel.first(save)
 
 
 def _probed(
     state: TrainState, other: data.Source, recipe: Recipe, runtime: Runtime, workers: int
-) -> Iterator[tuple[str, float]]:
+) -> list[tuple[str, float]]:
     """Few-shot scores of the weights that count, on other data."""
     bad, shots = data.BadImages(recipe.data.on_bad_image), recipe.probe.shots
-    found = probe(state.averaged, other, shots=shots, device=runtime.device, workers=workers, bad=bad)
-    return found.scores()
+    found = probe(state.usable(), other, shots=shots, device=runtime.device, workers=workers, bad=bad)
+    return parallel.share(list(found.scores()))
 
 
 def _has_waited(progress: Progress, patience: int | None) -> bool:
@@ -348,7 +439,7 @@ def _has_waited(progress: Progress, patience: int | None) -> bool:
 
 def _finished(folder: runs.RunFolder, result: dict[str, Any], console: Console) -> dict[str, Any]:
     console.say(f"{folder.path} is finished; this is its result.")
-    Checkpoints(folder.checkpoints).keep_newest()
+    parallel.first(Checkpoints(folder.checkpoints).keep_newest)
     return result
 
 
@@ -358,7 +449,7 @@ def _mean_of_finite(losses: list[Tensor], step: int, folder: runs.RunFolder) -> 
     Raises:
       Diverged: naming the first step whose loss was not finite.
     """
-    values = torch.stack(losses).tolist()
+    values = parallel.summed(torch.stack(losses)).tolist()
     for i, value in enumerate(values):
         if not np.isfinite(value):
             raise Diverged(f"the loss became {value} at step {step - len(values) + 1 + i}", folder.checkpoints)
@@ -380,26 +471,3 @@ def _check_disk(path: Path, tensors: dict[str, Tensor]) -> None:
             f"the disk of {path} has {free / 1e6:.0f} MB left and a checkpoint needs {needed / 1e6:.0f} MB; "
             f"make room, then the same command goes on."
         )
-
-
-@contextmanager
-def _stop_on_ctrl_c() -> Iterator[threading.Event]:
-    """The first Ctrl-C sets the event, so that the step is finished and saved; the second stops at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(*_: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, before)
-        print(
-            "\nfinishing this step and saving; Ctrl-C again stops at once, back to the last checkpoint",
-            file=sys.stderr,
-        )
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -1,6 +1,7 @@
 """The command line: finds the command, and turns errors into one sentence. Heavy imports wait until a command runs."""
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -18,6 +19,7 @@ COMMANDS = {
     "study": "what a model is made of, and how it behaves",
     "list": "list models, data sets, recipes or published weights",
 }
+FULL = (errno.ENOSPC, errno.EDQUOT)
 USAGE = """usage: mixonomy COMMAND [OPTIONS]
 
 commands:
@@ -46,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_debug = "--debug" in rest
     rest = [argument for argument in rest if argument != "--debug"]
     try:
+        if name != "train" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            from mixonomy import parallel
+
+            parallel.only_alone(f"mixonomy {name}")
         return importlib.import_module(f"mixonomy.cli.{name}").main(rest)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -54,12 +60,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("mixonomy: stopped.", file=sys.stderr)
         return 130
     except (ValueError, OSError, RuntimeError, MemoryError) as error:
-        # Of torch's own errors only a full memory is the user's to mend.
-        is_ours = not isinstance(error, RuntimeError) or _is_memory_full(error)
+        # Of torch's own errors only a full memory and a killed worker are the user's to mend.
+        is_ours = not isinstance(error, RuntimeError) or _is_memory_full(error) or _is_of_a_worker(error)
         if is_debug or not is_ours:
             raise
-        print(f"mixonomy {name}: {one_sentence(error)}", file=sys.stderr)
+        if _speaks(error):
+            print(f"mixonomy {name}: {one_sentence(error)}", file=sys.stderr)
         return 1
+
+
+def _speaks(error: Exception) -> bool:
+    """Whether this process is the one to say an error; always without torchrun.
+
+    What all ranks know the first says, and that one of them is lost the first of each machine; else it is the rank's
+    own.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return True
+    from mixonomy import parallel
+
+    if isinstance(error, parallel.RankLost):
+        return parallel.local_rank() == 0
+    return parallel.rank() == 0 or (parallel.has_started and not isinstance(error, parallel.Failed))
 
 
 def one_sentence(error: Exception) -> str:
@@ -81,9 +103,22 @@ def one_sentence(error: Exception) -> str:
             f"{which} is full; give a smaller --batch-size, or in training --optim.accumulate 2 or more, or "
             "--optim.checkpoint-blocks."
         )
+    if isinstance(error, RuntimeError) and _is_of_a_worker(error):
+        from mixonomy.data.workers import ended_worker
+
+        return ended_worker()
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = f"the disk of {error.filename}" if error.filename else "the disk"
+        return f"{where} is full; make room, then run the same command again."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}: {error.filename or ''}".rstrip(": ") + "."
     return " ".join(str(error).split())
+
+
+def _is_of_a_worker(error: RuntimeError) -> bool:
+    from mixonomy.data.workers import is_of_a_worker
+
+    return is_of_a_worker(error)
 
 
 def _is_memory_full(error: Exception) -> bool:

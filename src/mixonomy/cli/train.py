@@ -84,12 +84,12 @@ def main(argv: list[str]) -> int:
             base = base if value is None else changed(base, **{section: {choice: value}})
     options = parse(Train, long, name="train", default=Train(base))
 
-    from mixonomy import api
+    from mixonomy import api, parallel
     from mixonomy.experiment import Runtime
     from mixonomy.progress import Console
     from mixonomy.report import advise, read_finished
     from mixonomy.runs import RunFolder
-    from mixonomy.training import Interrupted
+    from mixonomy.stopping import PREEMPTED, Interrupted, leaving_when_preempted
 
     grid = parse_sweep(options.sweep) if options.sweep else None
     out = options.out or api.default_out(options.fields, grid)
@@ -98,10 +98,14 @@ def main(argv: list[str]) -> int:
         return _find_lr(options, out, runtime)
     command = shlex.join(["mixonomy", "train", *argv])
     try:
-        run = api.train(options.fields, out, sweep=grid, runtime=runtime, console=Console(), command=command)
+        with leaving_when_preempted():
+            run = api.train(options.fields, out, sweep=grid, runtime=runtime, console=Console(), command=command)
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return 130
+        if not parallel.rank():
+            print(stop, file=sys.stderr)
+        return PREEMPTED if stop.is_preempted else 130
+    if parallel.rank():  # the first of several processes speaks
+        return 0
     result = run.result
     people = sys.stderr if options.json else sys.stdout
     finished = read_finished(RunFolder(run.path))

@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     from mixonomy.experiment import Runtime
     from mixonomy.progress import Console
     from mixonomy.report.transfer_page import write_transfer_page
-    from mixonomy.training import Interrupted
+    from mixonomy.stopping import PREEMPTED, Interrupted
     from mixonomy.transferring import Protocol, load_suite, transfer
 
     suite = load_suite(options.suite)
@@ -84,7 +84,7 @@ def main(argv: list[str]) -> int:
         )
     except Interrupted as stop:
         print(stop, file=sys.stderr)
-        return 130
+        return PREEMPTED if stop.is_preempted else 130
     write_transfer_page(out / "transfer.html", result)
     people = sys.stderr if options.json else sys.stdout
     print("\n".join([*_lines(result), f"report: {out / 'transfer.html'}"]), file=people)

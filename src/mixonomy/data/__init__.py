@@ -1,8 +1,10 @@
 """Data: sources, splits, the resumable stream, augmentation, and batches."""
 
 from mixonomy.data.bad_images import MAX_BAD_SHARE, BadImage, BadImages
+from mixonomy.data.batch import Batch
+from mixonomy.data.drawing import Drawn, draw
 from mixonomy.data.find import FoundImages, find_images
-from mixonomy.data.loading import Batch, EvalData, TrainData, train_data
+from mixonomy.data.loading import EvalData, TrainData, train_data
 from mixonomy.data.sources import SPLITS, Source, Split, known_sources, open_source
 from mixonomy.data.splits import Plan, hold_out, plan_splits
 from mixonomy.data.workers import default_workers
@@ -13,6 +15,7 @@ __all__ = [
     "BadImage",
     "BadImages",
     "Batch",
+    "Drawn",
     "EvalData",
     "FoundImages",
     "Plan",
@@ -20,6 +23,7 @@ __all__ = [
     "Split",
     "TrainData",
     "default_workers",
+    "draw",
     "find_images",
     "hold_out",
     "known_sources",

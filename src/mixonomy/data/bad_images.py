@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from mixonomy import parallel
 from mixonomy.choices import BadImagePolicy
 
 MAX_BAD_SHARE = 0.01  # of all images of a source; above it something else is wrong
@@ -40,6 +41,11 @@ class BadImages:
                     f"--on-bad-image skip."
                 )
             self.errors[image.name] = image.error
+
+    def share(self) -> None:
+        """Takes note of what the other ranks have found. A call of all ranks."""
+        for errors in parallel.gather(self.errors):
+            self.errors |= errors
 
     def check(self, total: int, max_share: float) -> None:
         """Refuses to go on with too many.

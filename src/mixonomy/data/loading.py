@@ -6,7 +6,7 @@ Axes: B images in a batch, N images, c image channels, H and W pixels.
 import importlib
 import itertools
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from mixonomy import parallel
 from mixonomy.data import stream
 from mixonomy.data.augment import augment_batch
 from mixonomy.data.bad_images import BadImage, BadImages
+from mixonomy.data.batch import Batch
 from mixonomy.data.decode import decode
 from mixonomy.data.shuffle import PIECE, WINDOW, SampleOrder, WindowedOrder
 from mixonomy.data.sources import Split
@@ -36,30 +38,13 @@ MEMORY_BYTES = 2 * 2**30  # decoded images up to here live in memory as one uint
 EVAL_BATCH = 250
 
 
-@dataclass(frozen=True)
-class Batch:
-    """A training batch, augmented but not yet normalised or mixed.
-
-    Args:
-      images: uint8 [B, c, H, W].
-      labels: int64 [B], or bool [B, K].
-      keys: the random keys of the samples, [B].
-      bad: images that should be here and could not be read; the batch is smaller by as many.
-    """
-
-    images: Tensor
-    labels: Tensor
-    keys: stream.UInts
-    bad: tuple[BadImage, ...] = ()
-
-
 class TrainData(Protocol):
     """An endless stream of batches that can start at any position."""
 
     kind: str
 
     def batches(self, position: int, batch_size: int) -> Generator[Batch, None, None]:
-        """Batches from the sample at `position` of the stream on."""
+        """Batches from the sample at `position` of the stream on; of each this rank's part."""
         ...
 
 
@@ -144,8 +129,9 @@ class InMemoryData:
 
     def batches(self, position: int, batch_size: int) -> Generator[Batch, None, None]:
         """See `TrainData`."""
+        own = parallel.part(batch_size)
         while True:
-            visits = self.order.at(position, batch_size)
+            visits = self.order.at(position, batch_size).pick(own)
             good = self.is_readable[visits.indices]
             indices, keys = visits.indices[good], visits.keys[good]
             picked = torch.from_numpy(indices).to(self.pixels.device)
@@ -179,11 +165,11 @@ class WorkerData:
     def batches(self, position: int, batch_size: int) -> Generator[Batch, None, None]:
         """See `TrainData`."""
         # A worker is given the next batch when one is taken from the loader: as many as are ahead, and the one taken.
-        num_slots = self.workers * PREFETCH + 1
-        slots = shared_memory((num_slots, batch_size, *self.image_shape), self.workers)
+        num_slots, own = self.workers * PREFETCH + 1, parallel.part(batch_size)
+        slots = shared_memory((num_slots, own.stop - own.start, *self.image_shape), self.workers)
         samples = _TrainSamples(self.split, self.transform, slots)
         turns = max(self.workers, 1)
-        visits = VisitSampler(self.split.images, self.order, position, batch_size, num_slots, turns)
+        visits = VisitSampler(self.split.images, self.order, position, batch_size, num_slots, turns, own)
         importlib.import_module("torchcodec.decoders")  # here once, not in each worker
         # A batch is one item: it is put together where its images are decoded.
         options = worker_options(self.workers)
@@ -227,7 +213,7 @@ class _TrainSamples(Dataset):
 
 @dataclass(frozen=True)
 class VisitSampler:
-    """An endless sampler of batches, each with the slot of shared memory that it goes into.
+    """An endless sampler of parts of batches, each with the slot of shared memory that it goes into.
 
     With each go the indices that its worker has not been told of and needs soon: those of its next batch, since workers
     take turns, and with the first batch those of that, too.
@@ -239,12 +225,14 @@ class VisitSampler:
     batch_size: int
     num_slots: int
     turns: int
+    part: slice
 
     def __iter__(self) -> Iterator[tuple[int, stream.Visits, NDArray[np.int64]]]:
         known: deque[stream.Visits] = deque()
         for number in itertools.count():
             while len(known) <= self.turns:
-                known.append(self.order.at(self.position + (number + len(known)) * self.batch_size, self.batch_size))
+                position = self.position + (number + len(known)) * self.batch_size
+                known.append(self.order.at(position, self.batch_size).pick(self.part))
             self._prefetch(number)
             visits, soon = known.popleft(), known[-1].indices
             yield (
@@ -270,6 +258,8 @@ class VisitSampler:
 class EvalData:
     """A split in its own order as evaluation sees it; kept in memory after the first pass if it fits.
 
+    Batches are the same on any number of ranks, to which they go in turn.
+
     Args:
       workers: processes that decode what does not fit.
       bad: takes note of images that cannot be read, which are left out; the first is an error if not given.
@@ -278,8 +268,7 @@ class EvalData:
     def __init__(self, split: Split, preprocessing: Preprocessing, *, workers: int = 0, bad: BadImages | None = None):
         self.split, self.preprocessing, self.workers = split, preprocessing, workers
         self.bad = BadImages() if bad is None else bad
-        self._pixels: Tensor | None = None
-        self._indices = torch.arange(len(split))
+        self._kept: list[tuple[Tensor, Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self.split)
@@ -287,33 +276,50 @@ class EvalData:
     def batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yields uint8 [B, c, H, W], labels int64 [B] or bool [B, K], and int64 [B]: which images of the split.
 
-        The last batch is as small as it comes.
+        Of several ranks each gets every R-th batch. The last batch is as small as it comes.
 
         Raises:
           ValueError: if an image cannot be read and that is an error, or none can be read.
         """
         labels = self.split.labels
         height, width = self.preprocessing.image_size
+        parts = torch.arange(len(self)).split(EVAL_BATCH)[parallel.rank() :: parallel.size()]
         if len(self) * self.preprocessing.channels * height * width <= MEMORY_BYTES:
-            if self._pixels is None:
-                pixels, is_readable = _in_threads(self._one, self.split, self.bad)
-                self._indices = torch.from_numpy(np.flatnonzero(is_readable))
-                self._pixels = pixels if is_readable.all() else pixels[self._indices]
-            for images, indices in zip(self._pixels.split(EVAL_BATCH), self._indices.split(EVAL_BATCH), strict=True):
+            if self._kept is None:
+                self._kept = self._in_memory(parts)
+            for images, indices in self._kept:
                 yield images, torch.from_numpy(labels[indices.numpy()]), indices
             return
-        parts = [part.tolist() for part in self._indices.split(EVAL_BATCH)]
         # A batch is one item: an open file between processes for each image would be more than many systems allow.
         options = worker_options(self.workers)
-        loader = DataLoader(_EvalBatches(self), batch_size=None, sampler=parts, collate_fn=None, **options)
+        sampler = [part.tolist() for part in parts]
+        loader = DataLoader(_EvalBatches(self), batch_size=None, sampler=sampler, collate_fn=None, **options)
         num_good = 0
         for images, indices, bad in alive(loader):
             self.bad.add(*bad)
             if len(indices):
                 yield images, torch.from_numpy(labels[indices.numpy()]), indices
             num_good += len(indices)
-        if not num_good:
-            raise _none_readable(len(self))
+        if not num_good and parallel.size() == 1:
+            raise none_readable(len(self))
+
+    def _in_memory(self, parts: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Of each part the images that can be read, uint8 [B, c, H, W], and which they are, int64 [B]."""
+        if not parts:
+            return []
+        indices = torch.cat(list(parts))
+        try:
+            pixels, is_readable = _in_threads(self._one, self.split, self.bad, indices.numpy())
+        except _NoneReadable:
+            if parallel.size() == 1:
+                raise
+            return []
+        lengths = [len(part) for part in parts]
+        cut = zip(
+            pixels.split(lengths), indices.split(lengths), torch.from_numpy(is_readable).split(lengths), strict=True
+        )
+        kept = [(images, of, good) if good.all() else (images[good], of[good], good) for images, of, good in cut]
+        return [(images, of) for images, of, _ in kept if len(of)]
 
     def _one(self, index: int) -> Tensor | BadImage:
         pixels = read_image(self.split, index, self.preprocessing.channels)
@@ -354,7 +360,7 @@ def _equal_pixels(
         readable = (read_image(split, index, preprocessing.channels) for index in range(len(split)))
         first = next((pixels for pixels in readable if isinstance(pixels, Tensor)), None)
         if first is None:
-            raise _none_readable(len(split))
+            raise none_readable(len(split))
         size = tuple(prepared(first).shape)
     if len(split) * int(np.prod(size)) > MEMORY_BYTES:
         return None
@@ -378,37 +384,44 @@ class _UnequalSizes(Exception):
     """Some image has another size than the first."""
 
 
-def _none_readable(count: int) -> ValueError:
-    return ValueError(f"none of the {count:,} images can be read; `mixonomy data check` says why.")
+class _NoneReadable(ValueError):
+    """There is nothing to work with."""
+
+
+def none_readable(count: int) -> ValueError:
+    """The error of a split without a single image that can be read."""
+    return _NoneReadable(f"none of the {count:,} images can be read; `mixonomy data check` says why.")
 
 
 def _in_threads(
-    one: Callable[[int], Tensor | BadImage], split: Split, bad: BadImages
+    one: Callable[[int], Tensor | BadImage], split: Split, bad: BadImages, indices: NDArray[np.int64] | None = None
 ) -> tuple[Tensor, NDArray[np.bool_]]:
-    """Stacks one(0) ... one(count - 1); decoding and resizing leave Python's lock to the other threads.
+    """Stacks `one` of all images, or of those at `indices`; decoding and resizing leave Python's lock to the others.
 
     Returns:
       uint8 [N, c, H, W], black where an image cannot be read, and bool [N]: which could.
     """
     out: Tensor | None = None
-    count = len(split)
+    indices = np.arange(len(split)) if indices is None else indices
+    count = len(indices)
     is_readable = np.zeros(count, dtype=np.bool_)
     chunks = [range(i, min(i + 256, count)) for i in range(0, count, 256)]
 
     def several(chunk: range) -> list[Tensor | BadImage]:
-        read_ahead(split.images, np.array(chunk, dtype=np.int64))
-        return [one(index) for index in chunk]
+        wanted = indices[chunk.start : chunk.stop]
+        read_ahead(split.images, wanted)
+        return [one(index) for index in wanted.tolist()]
 
     with ThreadPoolExecutor(default_workers()) as pool:
         for chunk, images in zip(chunks, pool.map(several, chunks), strict=True):
-            for index, image in zip(chunk, images, strict=True):
+            for place, image in zip(chunk, images, strict=True):
                 if isinstance(image, BadImage):
                     bad.add(image)
                     continue
                 if out is None:
                     out = torch.zeros((count, *image.shape), dtype=torch.uint8)
-                out[index] = image
-                is_readable[index] = True
+                out[place] = image
+                is_readable[place] = True
     if out is None:
-        raise _none_readable(count)
+        raise none_readable(count)
     return out, is_readable

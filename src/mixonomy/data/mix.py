@@ -16,16 +16,20 @@ if TYPE_CHECKING:  # pydantic, which prediction does without
     from mixonomy.recipe import Augment
 
 
-def mix(images: Tensor, targets: Tensor, keys: stream.UInts, config: "Augment") -> tuple[Tensor, Tensor]:
+def mix(
+    images: Tensor, targets: Tensor, keys: stream.UInts, config: "Augment", first_key: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Mixes a batch as the recipe says; returns it unchanged if it says nothing.
 
     Args:
       images: float [B, c, H, W].
       targets: float [B, K], one row of class weights per image.
       keys: [B] from `stream.sample_keys`.
+      first_key: of the whole batch, where this is a part of one; keys[0] if not given.
     """
     if config.mixup:
-        return mixup(images, targets, beta=config.mixup, seed=int(keys[0] ^ np.uint64(MIXUP)))
+        seed = int(keys[0]) if first_key is None else first_key
+        return mixup(images, targets, beta=config.mixup, seed=seed ^ MIXUP)
     if config.cutmix_prob:
         return cutmix(images, targets, keys, config.cutmix_prob)
     return images, targets

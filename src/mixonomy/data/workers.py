@@ -6,6 +6,7 @@ import mmap
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -14,15 +15,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from mixonomy import devices
+from mixonomy import devices, parallel
 
 PREFETCH = 2  # batches that each worker may be ahead
 WORKER_START = "fork" if sys.platform == "linux" else None  # None: the system's own way
 
 
 def default_workers() -> int:
-    """As many worker processes as cores this process may use, at most 8."""
-    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 8)
+    """As many worker processes as cores this process may use, at most 8; the ranks of one machine divide its cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores // parallel.local_size(), 1), 8)
 
 
 def worker_options(workers: int) -> dict[str, Any]:
@@ -38,9 +40,26 @@ def worker_options(workers: int) -> dict[str, Any]:
 
 
 def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    for name in ("SIGINT", "SIGUSR1"):  # Ctrl-C and pre-emption are the parent's, who saves
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    _heed_parent_alone()
     gc.freeze()
     devices.prepare(torch.device("cpu"))
+
+
+def _heed_parent_alone() -> None:
+    """Ends at a SIGTERM of the parent only: a scheduler sends it to all processes, and the parent has still to save."""
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextmanager
@@ -73,13 +92,26 @@ def alive(
     try:
         with _left_alone() if loader.num_workers else nullcontext():
             yield from loader
-    except RuntimeError as error:  # torch has no type of its own for this
-        if "DataLoader worker" not in str(error):
+    except RuntimeError as error:
+        if not is_of_a_worker(error):
             raise
-        raise ValueError(
-            "a process that decodes images was ended from outside, as happens when memory is full; give fewer "
-            f"--workers (0 decodes without such processes){otherwise}."
-        ) from None
+        raise ValueError(ended_worker(otherwise)) from None
+
+
+def is_of_a_worker(error: RuntimeError) -> bool:
+    """Whether torch says by an error that a worker was ended, for which it has no type of its own.
+
+    It raises it out of a signal handler, in whatever the process is doing: `alive` sees it only while it waits.
+    """
+    return "DataLoader worker" in str(error)
+
+
+def ended_worker(otherwise: str = ", and the same command goes on") -> str:
+    """The sentence for it; see `alive`."""
+    return (
+        "a process that decodes images was ended from outside, as happens when memory is full; give fewer "
+        f"--workers (0 decodes without such processes){otherwise}."
+    )
 
 
 def shared_memory(shape: tuple[int, ...], workers: int) -> Tensor:

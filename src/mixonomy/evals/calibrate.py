@@ -3,13 +3,15 @@
 Axes: N images, K classes.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from mixonomy import parallel
 
 MAX_IMAGES = 20_000  # more say nothing new about one number per class, and K probabilities of each take memory
 MAX_TEMPERATURE = 20.0
@@ -27,11 +29,14 @@ def collect(
       total: number of images in the split.
     """
     stride = -(-total // MAX_IMAGES)
-    kept = []
-    for images, labels, indices in batches:
-        chosen = indices % stride == 0
-        if chosen.any():
-            kept.append((predict(images[chosen]), labels[chosen], indices[chosen]))
+
+    def own() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for images, labels, indices in batches:
+            chosen = indices % stride == 0
+            if chosen.any():
+                yield predict(images[chosen]), labels[chosen], indices[chosen]
+
+    kept = list(parallel.in_turn(own()))
     probs, labels, indices = (torch.cat(parts).numpy() for parts in zip(*kept, strict=True))
     return probs, labels, indices
 

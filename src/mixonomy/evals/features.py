@@ -5,7 +5,7 @@ Axes: B images in a batch, N images, C channels of the features, K classes.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -17,8 +17,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from mixonomy import __version__
+from mixonomy import __version__, parallel
 from mixonomy.data import BadImage, BadImages, EvalData, Split
+from mixonomy.data.loading import none_readable
 from mixonomy.devices import autocast
 from mixonomy.evals.predictor import Predictor, normalise
 from mixonomy.models.files import write_atomically
@@ -152,16 +153,22 @@ Found = tuple[Tensor, Tensor, list[tuple[int, str]]]
 @torch.inference_mode()
 def _compute(predictor: Predictor, split: Split, workers: int, bad: BadImages) -> Found:
     model, was_training = cast(FeatureModel, predictor.model), predictor.model.training
-    predictor.model.eval()
-    values, indices = [], []
-    try:
+
+    def own() -> Iterator[tuple[Tensor, Tensor]]:
         for images, _, where in EvalData(split, predictor.preprocessing, workers=workers, bad=bad).batches():
             with autocast(predictor.device, predictor.precision):
                 x = model.features(normalise(images.to(predictor.device), predictor.preprocessing))
-            values.append(x.float().cpu())
-            indices.append(where)
+            yield x.float().cpu(), where
+
+    predictor.model.eval()
+    try:
+        made = list(parallel.in_turn(own()))
     finally:
         predictor.model.train(was_training)
+    if not made:
+        raise none_readable(len(split))
+    values, indices = zip(*made, strict=True)
+    bad.share()
     at = torch.cat(indices)
     missing = sorted(set(range(len(split))) - set(at.tolist()))
     return torch.cat(values), at, [(index, bad.errors.get(split.names[index], "")) for index in missing]

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from mixonomy import parallel
+
 
 class Scores(Protocol):
     """Sums over scored images: `Classification`, or `MultiLabel` where an image may have several classes."""
@@ -44,17 +46,21 @@ def score(
 ) -> S:
     """Scores all images of a split, each exactly once.
 
+    Several ranks each predict their batches, and all add up those of all, in the order of one process.
+
     Args:
       predict: uint8 images [B, c, H, W] -> float64 probabilities [B, K] on the CPU.
       batches: uint8 images, labels (int64 [B], or bool [B, K]) and indices int64 [B].
       into: where to add.
       label_map: int64, the model's class for each class of the data; the same if not given.
     """
-    for images, labels, indices in batches:
-        probs = predict(images)
+    predicted = ((predict(images), labels, indices) for images, labels, indices in batches)
+    for probs, labels, indices in parallel.in_turn(predicted):
         if label_map is not None:
             labels = label_map[labels] if labels.ndim == 1 else _mapped(labels, label_map, probs.shape[1])
         into.add(probs, labels, indices)
+    if not into.n:
+        raise ValueError("none of the images can be read; `mixonomy data check` says why.")
     return into
 
 

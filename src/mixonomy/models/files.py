@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mixonomy.models.checks import check_finite, digest
@@ -25,22 +28,60 @@ MAX_SMALL_BYTES = 2**26  # an .npz that unpacks to no more than this may expand 
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all, even if the machine stops now."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":  # the rename itself is on disk only when the folder is
-        folder = os.open(path.parent, os.O_RDONLY)
+    """Writes a file so that it is there whole or not at all, even if the machine stops now.
+
+    Raises:
+      OSError: naming the file, if it cannot be written.
+    """
+    with _replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(content)
+
+
+def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes tensors like `write_atomically`, without another copy of them in memory.
+
+    Args:
+      tensors: contiguous and on the CPU.
+    Raises:
+      OSError: naming the file, if it cannot be written.
+    """
+    with _replacing(path) as temporary:
         try:
-            os.fsync(folder)
+            save_file(tensors, temporary, metadata=metadata)
+        except SafetensorError as error:  # it has no type of its own for a full disk
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from None
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside another, that takes its place when it is written; removed if it cannot be."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with errors_name(path):
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
         finally:
-            os.close(folder)
+            temporary.unlink(missing_ok=True)
+        if os.name == "posix":  # the rename itself is on disk only when the folder is
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+
+
+@contextmanager
+def errors_name(path: Path) -> Iterator[None]:
+    """Has errors of the system say which file it was: those of a write do not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def save_model(model: nn.Module, path: str | Path) -> None:
@@ -75,7 +116,7 @@ def write_tensors(
     content |= {} if timm is None else {"layout": "timm", "timm": timm}
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     content["sha256"] = checksum(copies, content)
-    write_atomically(Path(path), save(copies, metadata={"format": "pt", KEY: json.dumps(content)}))
+    write_safetensors(Path(path), copies, {"format": "pt", KEY: json.dumps(content)})
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

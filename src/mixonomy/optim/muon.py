@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from mixonomy import parallel
+
 # Quintic whose iteration brings singular values near 1; defaults of torch.optim.Muon (Keller Jordan 2024, "Muon").
 COEFFICIENTS = (3.4445, -4.775, 2.0315)
 ITERATIONS = 5
@@ -52,11 +54,13 @@ class Muon(torch.optim.Muon):
                 if parameter.grad is not None:
                     by_shape.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in by_shape.items():
-                updates = orthogonalise(torch.stack([self._direction(p, group["momentum"]) for p in parameters]))
+                # Of weights in shares each rank puts the directions together: a share of a matrix has no such update.
+                directions = [parallel.whole(self._direction(p, group["momentum"])) for p in parameters]
+                updates = orthogonalise(torch.stack(directions))
                 scale = math.sqrt(max(1.0, shape[0] / shape[1]))
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
-                    parameter.add_(update, alpha=-group["lr"] * scale)
+                    parameter.add_(parallel.as_shared(update, parameter), alpha=-group["lr"] * scale)
 
     def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
         """Nesterov's look-ahead of the averaged gradient."""

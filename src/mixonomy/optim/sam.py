@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from mixonomy import parallel
+
 TINY = 1e-12  # keeps a gradient of zero from becoming 0 / 0
 
 
@@ -27,7 +29,7 @@ def ascended(model: nn.Module, rho: float) -> Iterator[None]:
     before = [tensor.detach().clone() for tensor in moved]
     with torch.no_grad():
         gradients = [p.grad for p in weights if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients).clamp(min=TINY)
+        norm = parallel.whole(nn.utils.get_total_norm(gradients)).clamp(min=TINY)
         for weight, gradient in zip(weights, gradients, strict=True):
             weight.addcmul_(gradient, rho / norm)
     for weight in weights:

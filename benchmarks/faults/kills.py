@@ -1,0 +1,94 @@
+"""SIGKILL at random moments, and to the processes that decode images."""
+
+import random
+import time
+from pathlib import Path
+
+from faults.commands import Command, Ended, alive, kill_process
+from faults.place import BATCH, TRAIN_IMAGES, Outcome, Place, checkpoints, different, last_step
+
+AT_START, IN_TRAINING, IN_A_WRITE, AT_THE_END = "at the start", "in training", "in a write", "at the end"
+SHARES = {AT_START: 0.16, IN_A_WRITE: 0.36, AT_THE_END: 0.08}  # of all kills; the rest is in training
+
+
+def killed_often(place: Place, num_kills: int = 25, seed: int = 0) -> Outcome:
+    """A training from shards, killed so often, and started again at once each time.
+
+    Kills in training come at a random step of the whole run and a random time after it, so also in the middle of
+    epochs; kills in a write, a few milliseconds after the file of a checkpoint began to grow; at the start, in the
+    first seconds of a process; at the end, when weights and scores are being written.
+    """
+    draws = random.Random(seed)
+    source, out = f"shards:{place.shards}", place.folder / "killed"
+    kinds = [kind for kind, share in SHARES.items() if kind != AT_THE_END for _ in range(round(share * num_kills))]
+    at_the_end = round(SHARES[AT_THE_END] * num_kills)
+    kinds += [IN_TRAINING] * (num_kills - at_the_end - len(kinds))
+    draws.shuffle(kinds)
+    targets = sorted(draws.randrange(place.steps * 9 // 10) for _ in kinds)
+    counts = {"kills": 0, "half_written": 0, "mid_epoch": 0, "orphans": 0}
+    problems: list[str] = []
+    orphans: list[int] = []
+    for kind, target in [*zip(kinds, targets, strict=True), *[(AT_THE_END, place.steps)] * at_the_end]:
+        command = place.started(source, out)
+        if not _killed(command, kind, target, out, draws, place.limit_s):
+            ended = command.ended(place.limit_s)
+            problems.append(f"it ended before it was killed {kind} ({target}): {ended.status}, {ended.text[-300:]}")
+            break
+        orphans += command.orphans
+        counts["kills"] += 1
+        counts["half_written"] += any((out / "checkpoints").glob(".step-*.tmp"))
+        counts["mid_epoch"] += last_step(out) * BATCH % TRAIN_IMAGES >= BATCH
+        place.say(f"  killed {kind}, about step {last_step(out)}; {len(checkpoints(out))} checkpoints")
+    last = time.monotonic() + place.limit_s
+    while alive(orphans) and time.monotonic() < last:
+        time.sleep(0.1)
+    counts["orphans"] = len(alive(orphans))
+    ended = place.run(*place.train(source, out))
+    problems += ended.problems("top-1|is finished" if ended.status else "", status=0)
+    problems += [f"{counts['orphans']} workers outlived their process"] if counts["orphans"] else []
+    found = different(place.whole(source), out)
+    left = [path.name for path in (out / "checkpoints").iterdir() if path.name.startswith(".")]
+    problems += [f"left behind: {', '.join(left)}"] if left else []
+    return Outcome(f"killed {num_kills} times", ended, [*problems, *found], is_equal=not found, counts=dict(counts))
+
+
+def _killed(command: Command, kind: str, target: int, out: Path, draws: random.Random, limit_s: float) -> bool:
+    """Whether the command could be killed at such a moment; False if it ended before."""
+    if kind == AT_START:
+        time.sleep(draws.uniform(0.0, 4.0))
+        happened = command.process.poll() is None
+    elif kind == AT_THE_END:
+        happened = command.until((out / "model.safetensors").exists, limit_s)
+    else:
+        happened = command.until(lambda: last_step(out) >= target, limit_s)
+        if happened and kind == IN_TRAINING:
+            time.sleep(draws.uniform(0.0, 0.3))
+        elif happened:
+            folder = out / "checkpoints"
+            happened = command.until(lambda: any(folder.glob(".step-*.tmp")), limit_s)
+            time.sleep(draws.uniform(0.0, 0.02))
+    if not happened or command.process.poll() is not None:
+        return False
+    command.kill()
+    return True
+
+
+def worker_killed(place: Place) -> Outcome:
+    """One of the processes that decode images, killed as the system does when memory is full."""
+    source, out = place.photos, place.folder / "worker"
+    command = place.started(source, out)
+    command.until(lambda: bool(checkpoints(out)) and len(command.children()) == 2, place.limit_s)
+    kill_process(command.children()[0])
+    ended = command.ended(place.limit_s)
+    place.say(f"  {ended.seconds:5.1f} s  status {ended.status:3d}  {ended.sentence}")
+    return went_on(place, "a worker killed", ended, "ended from outside.*--workers", source, out)
+
+
+def went_on(
+    place: Place, case: str, ended: Ended, wanted: str, source: str | Path, out: Path, problems: list[str] | None = None
+) -> Outcome:
+    """The outcome of a run that ended with a sentence, and then goes on by the same command."""
+    before = len(checkpoints(out))
+    found = place.has_lost(source, out)
+    problems = [*(problems or []), *ended.problems(wanted), *found]
+    return Outcome(case, ended, problems, is_intact=before > 0 and not found, is_equal=not found)
