@@ -181,6 +181,26 @@ PLAIN = {
             Column("at most, MB", "peak_bytes", ",.0f", 1e-6),
         ),
     ),
+    # Exported files against the runs they come from.
+    "round_trip": Plain(
+        "round_trip",
+        ("max_difference",),
+        (
+            Column("run: file", "model"),
+            DATA,
+            Column("largest logit difference", "max_difference", ".1e"),
+            Column("changed", "changed", ",.0f"),
+            Column("near ties", "near_ties", ",.0f"),
+            Column("top-1, %", "top1", ".2f", 100),
+            Column("model's top-1, %", "model_top1", ".2f", 100),
+            Column("MB", "num_bytes", ",.1f", 1e-6),
+            Column("int8: drop, points", "drop", ".2f"),
+            Column("below", "bound", ".2f"),
+            Column("images/s", "images_per_s", ",.0f"),
+            Column("best float", "float_images_per_s", ",.0f"),
+            Column("test images", "n"),
+        ),
+    ),
     # How long a command takes to begin.
     "start": Plain(
         "start",

@@ -30,6 +30,7 @@ FLOORS = {
     "bench": 5.5,  # measures what `mixonomy train` does, and may take a recipe's model for it
     "transferring": 5.5,
     "studies": 6,
+    "export": 6,
     "api": 7,
     "cli": 8,
     "__main__": 9,

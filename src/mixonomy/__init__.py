@@ -18,6 +18,7 @@ _WHERE = {
     "push_to_hub": "mixonomy.publishing",
     "train": "mixonomy.api",
     "fast": "mixonomy.inference",
+    "export_model": "mixonomy.export",
     "find_lr": "mixonomy.api",
     "evaluate": "mixonomy.api",
     "predict": "mixonomy.api",
@@ -34,6 +35,7 @@ __all__ = [
     "RidgeProbe",
     "create",
     "evaluate",
+    "export_model",
     "fast",
     "find_lr",
     "list_models",
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from mixonomy.api import evaluate, find_lr, predict, probe, save, train
     from mixonomy.data import open_source
     from mixonomy.evals import RidgeProbe
+    from mixonomy.export import export_model
     from mixonomy.inference import fast
     from mixonomy.loading import load
     from mixonomy.models import create, list_models, permuted, resize

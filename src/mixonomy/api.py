@@ -11,6 +11,7 @@ from mixonomy import data, parallel, predicting, probing, runs
 from mixonomy.choices import BadImagePolicy
 from mixonomy.evals import Classification, MultiLabel, Real, imagenet_classes, map_classes, read_real, score
 from mixonomy.experiment import Runtime
+from mixonomy.inference.exported import ExportedModel
 from mixonomy.loading import load
 from mixonomy.lr_range import LrTest
 from mixonomy.lr_range import find_lr as run_lr_test
@@ -119,6 +120,8 @@ def default_out(recipe: Recipe, sweep: Grid | None = None) -> Path:
 
 def save(model: nn.Module, path: str | Path) -> None:
     """Writes weights, architecture, class names and preprocessing into one .safetensors file."""
+    if isinstance(model, ExportedModel):
+        raise ValueError(f"{model.path} is exported and its weights are no more; save the run it came from.")
     save_model(model, path)
 
 

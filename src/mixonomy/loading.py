@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mixonomy.inference.exported import ENDINGS, is_exported, read_exported
 from mixonomy.models import info_of, read_npz, resize, set_info
 from mixonomy.models.create import as_height_width, check_counts, create
 from mixonomy.models.files import KEY, empty_model, load_weights, misfits, read_tensors
@@ -16,6 +17,7 @@ from mixonomy.models.surgery import with_head
 from mixonomy.models.timm_model import PREFIX
 from mixonomy.runs import RunFolder
 
+READ = (".safetensors", ".npz", *ENDINGS)
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".tar")
 
 
@@ -31,7 +33,8 @@ def load(
     Args:
       where: a run folder, a folder that `save_pretrained` wrote, a .safetensors file of mixonomy or timm, a Mixer in
         Google's .npz layout, "timm:NAME" for weights that timm publishes, or "hf:OWNER/NAME" on the hub. What is
-        downloaded is kept in the hub's cache, and refused if it ever changes.
+        downloaded is kept in the hub's cache, and refused if it ever changes. An .onnx or .xml file of `mixonomy
+        export` becomes an `ExportedModel`, which takes pixels, uint8 [B, c, H, W].
       num_classes: for a new head, which starts at zero; the class names go. The file's own head stays if it has just
         as many, or if not given.
       image_size: pixels, one number or (height, width). With as many tokens as the weights have, it says for which grid
@@ -45,6 +48,10 @@ def load(
         check_counts({"num_classes": num_classes})
     if model is not None and (num_classes is not None or size is not None):
         raise ValueError("num_classes and image_size have no effect on a module of your own; leave them out.")
+    if is_exported(where) and Path(where).expanduser().is_file():
+        if model is not None or num_classes is not None or size is not None:
+            raise ValueError(f"{where} is exported and cannot be changed any more; load the run it came from.")
+        return read_exported(where)
     found = as_stored(where, model, num_classes, size)
     if size is not None:
         found = at_size(found, size)
@@ -76,7 +83,7 @@ def as_stored(
                 raise ValueError(f"the run in {path} is not finished; run the same `mixonomy train` command again.")
             path = folder.model
     if not path.is_file():
-        raise ValueError(f"no file or run folder {where}; give a run folder, a .safetensors or an .npz file.")
+        raise ValueError(f"no file or run folder {where}; give a run folder or a file of {', '.join(READ)}.")
     if path.suffix == ".npz":
         return read_npz(path, size)
     if path.suffix.lower() in PICKLED:
@@ -85,7 +92,7 @@ def as_stored(
             f"not opened; where you trust it, convert it to .safetensors first."
         )
     if path.suffix != ".safetensors":
-        raise ValueError(f"{path} is neither a run folder nor .safetensors nor .npz; other formats are not read.")
+        raise ValueError(f"{path} is neither a run folder nor {', '.join(READ)}; other formats are not read.")
     tensors, metadata = read_tensors(path)
     if KEY in metadata or model is not None:
         return described_model(tensors, metadata, str(path), model)

@@ -24,6 +24,7 @@ from mixonomy.data.transforms import evaluation_crop
 from mixonomy.evals import Predictor
 from mixonomy.evals.classify import check_probs
 from mixonomy.inference import fast
+from mixonomy.inference.exported import ExportedModel
 from mixonomy.models import ModelInfo, info_of
 from mixonomy.preprocessing import Preprocessing
 
@@ -83,7 +84,7 @@ def predict(
         if value is not None and value < (name != "workers"):
             raise ValueError(f"{name} is {value}; give at least {int(name != 'workers')}.")
     predictor = predictor_of(model, device)
-    if isinstance(images, Sized) and len(images) >= MANY:
+    if isinstance(images, Sized) and len(images) >= MANY and not isinstance(model, ExportedModel):
         quick = fast(predictor.model, precision=predictor.precision)
         predictor = replace(predictor, model=quick, precision="fp32")  # the path casts by itself
     batch_size = batch_size or _batch_size(predictor)
@@ -92,8 +93,20 @@ def predict(
 
 
 def predictor_of(model: nn.Module, device: str = "auto") -> Predictor:
-    """The model on its device, in the precision and with the loss it was trained with."""
-    info, where = info_of(model), devices.resolve_device(device)
+    """The model on its device, in the precision and with the loss it was trained with.
+
+    Raises:
+      ValueError: if there is no such device, or the model is an exported file, which runs on the CPU, and another is
+        named.
+    """
+    info = info_of(model)
+    if isinstance(model, ExportedModel):
+        if device not in ("auto", "cpu"):
+            raise ValueError(f"{model.path} is an exported file, which runs on the CPU here, not on {device!r}.")
+        where = devices.resolve_device("cpu")
+        devices.prepare(where)
+        return Predictor(model, info.preprocessing, where, "fp32", info.loss, info.temperature, info.is_multilabel)
+    where = devices.resolve_device(device)
     devices.prepare(where)
     return Predictor(
         model.to(where),

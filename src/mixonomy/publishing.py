@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mixonomy.inference.exported import ExportedModel
 from mixonomy.loading import load
 from mixonomy.model_card import Facts, model_card
 from mixonomy.models import ModelInfo, TimmModel, info_of
@@ -93,18 +94,57 @@ class _Layout:
     reason: str = ""
 
 
-def _save(model: nn.Module | str | Path, folder: Path, licence: str | None, name: str, repo: str | None) -> None:
+def check_licence(licence: str | None) -> None:
+    """Refuses what is no short name of a licence on the hub."""
     if licence is not None and not LICENCE.fullmatch(licence):
         raise ValueError(f"licence is {licence!r}; give the hub's short name, such as apache-2.0 or cc-by-4.0.")
-    run = None if isinstance(model, nn.Module) else _run_of(model)
+
+
+def _save(model: nn.Module | str | Path, folder: Path, licence: str | None, name: str, repo: str | None) -> None:
+    check_licence(licence)
+    run = None if isinstance(model, nn.Module) else run_of(model)
     model = model if isinstance(model, nn.Module) else load(model)
+    recipe = None if run is None else run.info()["recipe"]
+    write_folder(
+        model,
+        folder,
+        name=name,
+        repo=repo,
+        licence=licence,
+        recipe=recipe,
+        result=None if run is None else run.result(),
+    )
+
+
+def write_folder(
+    model: nn.Module,
+    folder: Path,
+    *,
+    name: str,
+    repo: str | None = None,
+    licence: str | None = None,
+    recipe: dict[str, Any] | None = None,
+    result: dict[str, Any] | None = None,
+    for_timm: bool = False,
+) -> None:
+    """Writes what `save_pretrained` writes; see `mixonomy.model_card.Facts` for what the card says.
+
+    Args:
+      for_timm: whether it is of no use where timm cannot read it.
+    Raises:
+      ValueError: as `save_pretrained`, and if timm has no such model and `for_timm`.
+    """
     info = info_of(model)
+    if isinstance(model, ExportedModel):
+        raise ValueError(f"{model.path} is exported and its weights are no more; publish the run it came from.")
     if not info.arguments:
         raise ValueError(
             f"a {type(model).__name__} of your own is built by your own code; publish that, beside what mixonomy.save "
             f"writes."
         )
     layout = _layout(model, info)
+    if for_timm and layout.timm is None:
+        raise ValueError(f"timm cannot read this model: {layout.reason}; export it to safetensors.")
     config = {"mixonomy": _described(info)} if layout.timm is None else _with_timm(layout.timm, info)
     facts = Facts(
         name=name,
@@ -112,8 +152,8 @@ def _save(model: nn.Module | str | Path, folder: Path, licence: str | None, name
         params=sum(parameter.numel() for parameter in model.parameters()),
         info=info,
         licence=licence,
-        recipe=None if run is None else run.info()["recipe"],
-        result=None if run is None else run.result(),
+        recipe=recipe,
+        result=result,
         timm=None if layout.timm is None else layout.timm["architecture"],
         reason=layout.reason,
     )
@@ -126,7 +166,7 @@ def _save(model: nn.Module | str | Path, folder: Path, licence: str | None, name
         raise ValueError(f"cannot write to {folder} ({error.strerror}); give another folder.") from None
 
 
-def _run_of(where: str | Path) -> RunFolder | None:
+def run_of(where: str | Path) -> RunFolder | None:
     """The run folder, where it is one."""
     folder = RunFolder(Path(where).expanduser())
     return folder if folder.exists() else None

@@ -196,3 +196,17 @@ def test_memory_measures_training_and_checking(tmp_path):
     found = {(row["model"], row["metric"]): row["value"] for row in rows.read(tmp_path / "memory.jsonl")}
     assert 0 < found["train, 3 epochs", "early_bytes"] <= found["train, 3 epochs", "peak_bytes"]
     assert found["data check", "copies"] < 10
+
+
+@pytest.mark.slow
+def test_round_trip_writes_rows_of_every_target(tmp_path):
+    pytest.importorskip("openvino")
+    run = tmp_path / "run"
+    train = ("--data", "digits", "--duration", "20 steps", "--out", str(run))
+    assert call(sys.executable, "-m", "mixonomy", "train", *train).returncode == 0
+    done = call(sys.executable, "benchmarks/round_trip.py", str(run), "--results", str(tmp_path / "trip.jsonl"))
+    assert done.returncode == 0, done.stderr
+    found = [row for row in rows.read(tmp_path / "trip.jsonl") if row["metric"] == "max_difference"]
+    assert [row["model"] for row in found] == ["run: onnx", "run: openvino", "run: safetensors"]
+    assert all(row["value"] <= 1e-4 and row["data"] == "digits, test split" for row in found)
+    assert "run: timm cannot read this model" in done.stdout

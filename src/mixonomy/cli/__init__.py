@@ -14,6 +14,7 @@ COMMANDS = {
     "fewshot": "score a model's features on other data, from few images of each class",
     "transfer": "fine-tune a model to every task of a suite, such as VTAB-1k",
     "report": "write the HTML report of a run again",
+    "export": "write a model as a file for production: ONNX, OpenVINO, int8, safetensors, timm",
     "data": "check a data set before training on it",
     "bench": "measure training, inference or the input pipeline beside other libraries, on this machine",
     "study": "what a model is made of, and how it behaves",

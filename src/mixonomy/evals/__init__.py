@@ -8,7 +8,7 @@ from mixonomy.evals.knn import KNN
 from mixonomy.evals.label_errors import LabelCheck, Suspect, multilabel_suspects
 from mixonomy.evals.linear_probe import LinearProbe, LinearScores, linear_probe
 from mixonomy.evals.multilabel import MultiLabel
-from mixonomy.evals.predictor import Predictor, normalise
+from mixonomy.evals.predictor import Predictor, normalise, probabilities
 from mixonomy.evals.real import Real, imagenet_classes, read_real
 from mixonomy.evals.ridge import RidgeProbe
 from mixonomy.evals.score import Scores, map_classes, score
@@ -38,6 +38,7 @@ __all__ = [
     "map_classes",
     "multilabel_suspects",
     "normalise",
+    "probabilities",
     "read_real",
     "score",
     "tempered",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mixonomy.choices import Loss, Precision
 from mixonomy.devices import autocast
+from mixonomy.inference.exported import ExportedModel
 from mixonomy.preprocessing import Preprocessing
 
 
@@ -19,6 +20,15 @@ def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
         images.new_tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (preprocessing.mean, preprocessing.std)
     )
     return (images.float() / 255.0 - mean) / std
+
+
+def probabilities(logits: Tensor, loss: Loss, temperature: float, *, is_multilabel: bool) -> Tensor:
+    """[B, K] -> [B, K] of the same dtype; arguments as of `Predictor`."""
+    if is_multilabel:
+        return logits.sigmoid()
+    # Dividing sigmoids by their sum is the softmax of their logarithms.
+    logs = logits if loss == "softmax" else torch.nn.functional.logsigmoid(logits)
+    return (logs / temperature).softmax(1)
 
 
 @dataclass(frozen=True)
@@ -45,11 +55,9 @@ class Predictor:
         was_training = self.model.training
         self.model.eval()
         with autocast(self.device, self.precision):
-            logits = self.model(normalise(images.to(self.device), self.preprocessing))
+            is_exported = isinstance(self.model, ExportedModel)  # it normalises by itself
+            images = images if is_exported else normalise(images.to(self.device), self.preprocessing)
+            logits = self.model(images)
         self.model.train(was_training)
         logits = logits.cpu().double()  # exact even for extreme logits; not every device has float64
-        if self.is_multilabel:
-            return logits.sigmoid()
-        # Dividing sigmoids by their sum is the softmax of their logarithms.
-        logs = logits if self.loss == "softmax" else torch.nn.functional.logsigmoid(logits)
-        return (logs / self.temperature).softmax(1)
+        return probabilities(logits, self.loss, self.temperature, is_multilabel=self.is_multilabel)

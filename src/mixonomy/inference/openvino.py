@@ -8,28 +8,20 @@ import copy
 import importlib.util
 import io
 import logging
-import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mixonomy.inference.runtimes import imported
 from mixonomy.nn import TokenMLP
 
 
 def is_installed() -> bool:
     """Whether both packages are there; imports neither."""
     return all(importlib.util.find_spec(package) is not None for package in ("openvino", "nncf"))
-
-
-def without_telemetry() -> None:
-    """Keeps OpenVINO and NNCF from reporting to their makers: without the package that does it they use a stub.
-
-    To be called before either is imported.
-    """
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # makes its import fail
 
 
 def int8(model: nn.Module, calibration: Tensor) -> Callable[[Tensor], Tensor]:
@@ -41,10 +33,9 @@ def int8(model: nn.Module, calibration: Tensor) -> Callable[[Tensor], Tensor]:
     Raises:
       Exception: of OpenVINO's or NNCF's, if the model does not suit them.
     """
-    without_telemetry()
+    ov = imported("openvino")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        ov: Any = importlib.import_module("openvino")
         twin, shape = _with_tokens_last(copy.deepcopy(model).eval()), [-1, *calibration.shape[1:]]
         graph = quantized(ov.convert_model(twin, example_input=calibration[:2], input=shape), calibration)
     config = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
@@ -56,12 +47,17 @@ def int8(model: nn.Module, calibration: Tensor) -> Callable[[Tensor], Tensor]:
     return predict
 
 
-def quantized(graph: Any, images: Tensor) -> Any:
-    """OpenVINO's model in 8-bit integers, with ranges of activations from images float [N, c, H, W]."""
-    nncf: Any = importlib.import_module("nncf")
+def quantized(graph: Any, images: Tensor, *, in_float: Sequence[str] = ()) -> Any:
+    """OpenVINO's model in 8-bit integers, with ranges of activations from images [N, c, H, W] of the dtype it takes.
+
+    Args:
+      in_float: names of operations that stay as they are.
+    """
+    nncf = imported("nncf")
     nncf.set_log_level(logging.ERROR)
+    scope = nncf.IgnoredScope(names=list(in_float)) if in_float else None
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars go to standard output, which is for results
-        return nncf.quantize(graph, nncf.Dataset([image.unsqueeze(0).numpy() for image in images]))
+        return nncf.quantize(graph, nncf.Dataset([image.unsqueeze(0).numpy() for image in images]), ignored_scope=scope)
 
 
 class _TokensLast(nn.Module):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mixonomy import devices
 from mixonomy.choices import PrecisionOrAuto
 from mixonomy.inference import paths
+from mixonomy.inference.exported import ExportedModel
 
 CACHE = Path.home() / ".cache/mixonomy/fast.json"
 CHECKED_IMAGES = 4
@@ -71,6 +72,8 @@ def fast(
     Raises:
       ValueError: if the calibration images are too few or of the wrong kind, or the share is none.
     """
+    if isinstance(model, ExportedModel):
+        raise ValueError(f"{model.path} is exported: its runtime has chosen how to run it; call it as it is.")
     return Fast(model, calibration, precision=precision, max_changed=max_changed, compile=compile, cache=cache)
 
 
@@ -134,7 +137,7 @@ class Fast(nn.Module):
             return name
         tried = {name: self._check(name, images) for name in self.names}
         usable = [name for name, result in tried.items() if result.problem is None]
-        seconds = _in_turns([self._path(name) for name in usable], images) if usable else []
+        seconds = in_turns([self._path(name) for name in usable], images) if usable else []
         tried |= {name: tried[name]._replace(seconds=s) for name, s in zip(usable, seconds, strict=True)}
         self.tried[shape] = tried
         self.names = usable  # what failed once is not tried again
@@ -193,7 +196,7 @@ class Fast(nn.Module):
             warnings.warn(f"the choice cannot be kept in {self.cache} ({error.strerror})", stacklevel=2)
 
 
-def _in_turns(calls: list[Callable[[Tensor], Tensor]], images: Tensor) -> list[float]:
+def in_turns(calls: list[Callable[[Tensor], Tensor]], images: Tensor) -> list[float]:
     """Median seconds of each, in turns, so that a disturbance meets all alike."""
     seconds: list[list[float]] = [[] for _ in calls]
     for call in calls:

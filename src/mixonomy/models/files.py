@@ -93,15 +93,9 @@ def save_model(model: nn.Module, path: str | Path) -> None:
     write_tensors(model.state_dict(), info_of(model), path)
 
 
-def write_tensors(
-    tensors: dict[str, Tensor], info: ModelInfo, path: str | Path, timm: dict[str, Any] | None = None
-) -> None:
-    """Writes tensors with the description of the model whose they are.
-
-    Args:
-      timm: timm's config, where the tensors have timm's names and shapes.
-    """
-    content = {
+def description(info: ModelInfo) -> dict[str, Any]:
+    """What stands beside weights in a file, for JSON."""
+    return {
         "format": FORMAT,
         "arguments": info.arguments,
         "class_names": list(info.class_names),
@@ -113,6 +107,22 @@ def write_tensors(
         "thresholds": list(info.thresholds),
         "changes": list(info.changes),
     }
+
+
+def write_tensors(
+    tensors: dict[str, Tensor],
+    info: ModelInfo,
+    path: str | Path,
+    timm: dict[str, Any] | None = None,
+    about: dict[str, Any] | None = None,
+) -> None:
+    """Writes tensors with the description of the model whose they are.
+
+    Args:
+      timm: timm's config, where the tensors have timm's names and shapes.
+      about: what else a person may want to know, for JSON.
+    """
+    content = description(info) | ({} if about is None else {"about": about})
     content |= {} if timm is None else {"layout": "timm", "timm": timm}
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     content["sha256"] = checksum(copies, content)
