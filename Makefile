@@ -8,8 +8,8 @@ BIN := .venv/bin
 demo: .venv/.core  ## set up the core and train a small Mixer on real digits
 	$(BIN)/mixonomy train --out runs/demo
 
-test: .venv/.all lint  ## set up everything; lint, types and tests
-	$(BIN)/pytest
+test: .venv/.all lint  ## set up everything; lint, types and tests, a process for each core
+	$(BIN)/pytest -n auto --dist loadfile
 
 test-slow: .venv/.all  ## the tests that take minutes
 	$(BIN)/pytest -m very_slow
