@@ -127,6 +127,9 @@ def create_app(engine: Engine, settings: Settings, metrics: Metrics, *, has_page
         """Numbers for Prometheus."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    explain_routes(guarded, engine, lambda request: read_uploads(request, engine, settings, 1), BODY, WITH_IMAGE)
+    app.include_router(guarded)
+
     @app.get("/healthz", responses=ALWAYS, tags=["operation"])
     async def healthz() -> Status:
         """Whether the process lives."""
@@ -141,8 +144,6 @@ def create_app(engine: Engine, settings: Settings, metrics: Metrics, *, has_page
         response.headers["retry-after"] = "5"
         return Status(status="stopping" if engine.is_draining else "loading")
 
-    explain_routes(guarded, engine, lambda request: read_uploads(request, engine, settings, 1), BODY, WITH_IMAGE)
-    app.include_router(guarded)
     for path, (name, kind) in STATIC.items():
         if has_page or path not in ("/", "/static/page.js"):
             app.add_api_route(path, _file(name, kind), include_in_schema=False)
@@ -200,7 +201,9 @@ async def read_uploads(request: Request, engine: Engine, settings: Settings, max
             raise _too_large(settings)
         held.take(max(size - held.bytes, 0))
         chunks.append(chunk)
-    return uploads_of(b"".join(chunks), request.headers.get("content-type", ""), max_images=max_images)
+    body, kind = b"".join(chunks), request.headers.get("content-type", "")
+    chunks.clear()
+    return await engine.off_the_loop(lambda: uploads_of(body, kind, max_images=max_images), body)
 
 
 class _Held:

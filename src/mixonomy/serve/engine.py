@@ -31,6 +31,7 @@ from mixonomy.serve.settings import Settings
 
 T = TypeVar("T")
 MAX_RETRY_S = 60
+SMALL_BYTES = 2**18  # reading the headers of fewer takes no longer than changing threads
 MAX_BATCH = 64  # images at once if nothing else is asked for; more only make the first of them wait
 
 
@@ -165,13 +166,18 @@ class Engine:
           Refused: saying why.
         """
         preprocessing = self._info.preprocessing if self.is_ready else Preprocessing((1, 1), crop="squash")
-        check_image(upload.data, preprocessing, max_pixels=self.settings.max_pixels)
+        max_pixels = self.settings.max_pixels
+        await self.off_the_loop(lambda: check_image(upload.data, preprocessing, max_pixels=max_pixels), upload.data)
         if not self.is_ready and self._batcher.pending < self.settings.max_queue:
             self._batcher.announce(1)
             try:
                 await self._in_decoder(lambda: _decoded(upload.data))
             finally:
                 self._batcher.give_up(1)
+
+    async def off_the_loop(self, function: Callable[[], T], data: bytes) -> T:
+        """The result of a function that reads these bytes; in a decoder's thread if they are many."""
+        return function() if len(data) < SMALL_BYTES else await self._in_decoder(function)
 
     async def predict(self, uploads: Sequence[Upload], top: int) -> list[Outcome]:
         """Answers images in order, each on its own; all have room or none.

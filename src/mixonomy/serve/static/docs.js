@@ -40,7 +40,7 @@ async function show() {
       const answer = route.responses[200]?.content?.["application/json"]?.schema;
       const box = element("section", { className: "panel" },
         element("h3", {}, element("span", { className: "method", textContent: method.toUpperCase() }), element("code", { textContent: path })),
-        ...(route.description || "").split("\n\n").map((text) => element("p", { textContent: text })),
+        ...(route.description || "").split("\n\n").map((text) => element("p", { textContent: text.replaceAll("`", "") })),
         element("pre", { textContent: example(path, method, route), tabIndex: 0 }));
       if (route.parameters?.length) {
         box.append(table([["parameter", "is", "if not given"],

@@ -21,7 +21,7 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-const percent = (share) => `${(100 * share).toFixed(share > 0.9995 || share < 0.0995 ? 1 : 0)} %`;
+const percent = (share) => `${(100 * share).toFixed((share > 0.9895 && share < 0.9995) || share < 0.0995 ? 1 : 0)} %`;
 const say = (text) => { $("status").textContent = text; };
 const ms = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
 
@@ -94,7 +94,7 @@ class Card {
     this.url = URL.createObjectURL(file);
     this.thumb = element("img", { className: "thumb", src: this.url, alt: "" });
     this.thumb.onload = () => this.thumb.classList.toggle("tiny", this.thumb.naturalWidth < 64);
-    this.thumb.onerror = () => { this.thumb.removeAttribute("src"); };
+    this.thumb.onerror = () => this.thumb.replaceWith(element("span", { className: "thumb", ariaHidden: "true" }));
     this.bars = element("ul", { className: "bars" });
     this.time = element("span", { textContent: "…" });
     this.button = element("button", { type: "button", className: "plain", textContent: "Look closer", disabled: true });
@@ -122,7 +122,7 @@ class Card {
       const { classes, predicted, timing_ms: timing } = answer.predictions[0];
       showBars(this.bars, classes);
       this.best = (predicted.length ? predicted : classes.slice(0, 1)).map((c) => `${c.name} ${percent(c.prob)}`).join(", ");
-      this.time.textContent = `${ms(performance.now() - begun)}, of which the model ${ms(timing.model)}`;
+      this.time.textContent = `${ms(performance.now() - begun)} · model ${ms(timing.model)}`;
       this.button.disabled = false;
     } catch (error) {
       this.error = error.message;
@@ -222,7 +222,7 @@ async function drawOcclusion() {
   const context = drawPicture($("occlusion"), await pictureOf(seen));
   if (!$("show-map").checked) return;
   const most = Math.max(...drops.map(Math.abs), 1e-6), warm = color("--warm"), cold = color("--cold");
-  const map = grid(drops, rows, columns, (drop) => [...(drop > 0 ? warm : cold), 215 * Math.sqrt(Math.abs(drop) / most)]);
+  const map = grid(drops, rows, columns, (drop) => [...(drop > 0 ? warm : cold), 205 * Math.abs(drop) / most]);
   context.imageSmoothingEnabled = true;
   context.drawImage(map, 0, 0, $("occlusion").width, $("occlusion").height);
 }
@@ -260,8 +260,8 @@ function verdict(kind, { original, converted }) {
   if (kind === "none") return "";
   if (!converted) return "This model knows which places are neighbours: no order of its weights undoes a shuffle.";
   const [mine, theirs] = [converted[0], original[0]];
-  if (mine.name !== theirs.name) return `As it is, the model now says “${theirs.name}”; in the same order as the image, still “${mine.name}”.`;
-  return `Both say “${mine.name}”: ${percent(theirs.prob)} as it is, ${percent(mine.prob)} in the same order as the image.`;
+  if (mine.name !== theirs.name) return `As it is, the model now says “${theirs.name}”; in the same order as the image, still “${mine.name}”, as for the plain image.`;
+  return `Both say “${mine.name}”: ${percent(theirs.prob)} as it is; in the same order as the image ${percent(mine.prob)}, as for the plain one.`;
 }
 for (const radio of document.querySelectorAll("input[name=shuffle]")) radio.onchange = shuffle;
 $("share").oninput = shuffle;
@@ -271,9 +271,9 @@ function showUnits() {
   if (!state.model.num_token_mlps) return null;
   $("block-text").textContent = `${+$("block").value + 1} of ${state.model.num_token_mlps}`;
   return latest("units", $("units"), (card) => ask(`v1/token-units?block=${$("block").value}`, card.form()), (found) => {
-    const warm = color("--warm"), cold = color("--cold"), accent = color("--accent");
+    const warm = color("--warm"), cold = color("--cold"), ink = color("--ink");
     const signed = (value) => [...(value > 0 ? warm : cold), 255 * Math.abs(value)];
-    const taken = (value) => [...accent, 255 * value];
+    const taken = (value) => [...ink, 215 * value];
     $("units").replaceChildren(...found.units.map((unit) => {
       const bar = element("i");
       bar.style.width = `${100 * unit.strength}%`;
