@@ -221,7 +221,9 @@ def overload(path: Path, folder: Path, images: Sequence[bytes], options: argpars
     """Rows of five times the sustained rate, and of a stop in the middle of it."""
     with server(path, folder) as (url, process, _):
         sustained, seconds = asyncio.run(closed_loop(url, images, options.clients, options.seconds))
-        rate = 5 * len(sustained.seconds[200]) / seconds
+        rate = len(sustained.seconds[200]) / seconds
+        half, half_s = asyncio.run(open_loop(url, images, rate / 2, options.seconds))
+        rate *= 5
         load, seconds = asyncio.run(open_loop(url, images, rate, options.seconds))
         before = memory_bytes(process)
         load, seconds = asyncio.run(open_loop(url, images, rate, 2 * options.seconds))
@@ -230,9 +232,12 @@ def overload(path: Path, folder: Path, images: Sequence[bytes], options: argpars
         if unexpected or load.unanswered or load.unsent:
             raise ValueError(f"under overload: {unexpected}, {load.unanswered} unanswered, {load.unsent} not sent")
         rows = [
+            _row("served at half of its rate", data, "images_per_s", [len(half.seconds[200]) / half_s], "images/s"),
+            _row("served at half of its rate", data, "p50_s", [half.quantile(200, 0.5)], "s"),
+            _row("served at half of its rate", data, "p99_s", [half.quantile(200, 0.99)], "s"),
             _row("overload", data, "offered_per_s", [rate], "requests/s", "five times the sustained rate"),
-            _row("overload", data, "images_per_s", [len(load.seconds[200]) / seconds], "images/s"),
-            _row("overload", data, "p99_s", [load.quantile(200, 0.99)], "s"),
+            _row("overload", data, "answered_per_s", [len(load.seconds[200]) / seconds], "images/s"),
+            _row("overload", data, "answered_p99_s", [load.quantile(200, 0.99)], "s"),
             _row(
                 "overload",
                 data,

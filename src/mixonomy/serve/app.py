@@ -149,7 +149,7 @@ def create_app(engine: Engine, settings: Settings, metrics: Metrics, *, has_page
             app.add_api_route(path, _file(name, kind), include_in_schema=False)
 
     _handle_errors(app)
-    app.add_middleware(Around, settings=settings, metrics=metrics)  # type: ignore[arg-type]
+    app.add_middleware(Around, settings=settings, metrics=metrics, is_last=lambda: engine.is_draining)
     return app
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,10 +25,14 @@ SECURITY_HEADERS = {
 
 
 class Around:
-    """ASGI middleware; not Starlette's BaseHTTPMiddleware, which takes a task and a queue for every request."""
+    """ASGI middleware; not Starlette's BaseHTTPMiddleware, which takes a task and a queue for every request.
 
-    def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics):
-        self.app, self.hosts, self.metrics = app, settings.hosts, metrics
+    Args:
+      is_last: whether the server stops, so that a client must be told to send no more on this connection.
+    """
+
+    def __init__(self, app: ASGIApp, *, settings: Settings, metrics: Metrics, is_last: Callable[[], bool]):
+        self.app, self.hosts, self.metrics, self.is_last = app, settings.hosts, metrics, is_last
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or refuses one that is not addressed to this server."""
@@ -46,6 +50,8 @@ class Around:
                 headers = MutableHeaders(scope=message)
                 for name, value in SECURITY_HEADERS.items():
                     headers.setdefault(name, value)
+                if self.is_last():
+                    headers["connection"] = "close"
             await send(message)
 
         try:

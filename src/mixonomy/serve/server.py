@@ -14,6 +14,8 @@ from mixonomy.serve.metrics import Metrics
 from mixonomy.serve.protocol import MAX_HEADER_BYTES, protocol_of
 from mixonomy.serve.settings import Settings
 
+KEEP_ALIVE_S = 75  # longer than proxies keep a connection (nginx: 60), so that they never send on one just closed
+
 
 def listen(settings: Settings) -> socket.socket:
     """A socket on the address of the settings, so that a taken port is known before anything heavy is done.
@@ -119,7 +121,7 @@ def make_server(
         server_header=False,
         proxy_headers=False,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        timeout_keep_alive=5,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(round(settings.drain_timeout_s), 1),
         backlog=settings.max_connections,
     )
