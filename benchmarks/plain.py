@@ -352,4 +352,54 @@ PLAIN = {
             Column("n", "n"),
         ),
     ),
+    # The server: sustained load beside the bare model, overload, a stop in the middle, wrong requests.
+    "serve": Plain(
+        "serve",
+        ("images_per_s",),
+        (
+            DATA,
+            Column("what", "model"),
+            RATE,
+            Column("of the bare model, %", "share_of_bare", ".1f", 100, with_spread=True),
+            Column("median, ms", "p50_s", ",.0f", 1e3, with_spread=True),
+            Column("99th percentile, ms", "p99_s", ",.0f", 1e3, with_spread=True),
+            Column("n", "n"),
+        ),
+    ),
+    "serve_overload": Plain(
+        "serve",
+        ("refused_share",),
+        (
+            DATA,
+            Column("offered, requests/s", "offered_per_s", ",.0f"),
+            Column("answered, images/s", "answered_per_s"),
+            Column("99th percentile, ms", "answered_p99_s", ",.0f", 1e3),
+            Column("refused, %", "refused_share", ".1f", 100),
+            Column("99th percentile of refusals, ms", "refused_p99_s", ",.0f", 1e3),
+            Column("memory before, MB", "memory_before_bytes", ",.0f", 1e-6),
+            Column("after, MB", "memory_after_bytes", ",.0f", 1e-6),
+        ),
+    ),
+    "serve_stop": Plain(
+        "serve",
+        ("lost",),
+        (
+            DATA,
+            Column("stopped by", "model"),
+            Column("answered", "answered", ",.0f"),
+            Column("lost", "lost", ",.0f"),
+            Column("stops", "n"),
+        ),
+    ),
+    "serve_malformed": Plain(
+        "serve",
+        ("undeclared_5xx",),
+        (
+            Column("what", "data"),
+            Column("5xx that the description lacks", "undeclared_5xx", ",.0f"),
+            Column("memory after a third, MB", "memory_before_bytes", ",.0f", 1e-6),
+            Column("at the end, MB", "memory_after_bytes", ",.0f", 1e-6),
+            Column("answers by status", "n"),
+        ),
+    ),
 }

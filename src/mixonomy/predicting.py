@@ -87,7 +87,7 @@ def predict(
     if isinstance(images, Sized) and len(images) >= MANY and not isinstance(model, ExportedModel):
         quick = fast(predictor.model, precision=predictor.precision)
         predictor = replace(predictor, model=quick, precision="fp32")  # the path casts by itself
-    batch_size = batch_size or _batch_size(predictor)
+    batch_size = batch_size or default_batch_size(predictor)
     workers = (default_workers() if workers is None else workers) or 1
     return _predictions(predictor, info_of(model), images, top, workers, batch_size)
 
@@ -119,7 +119,8 @@ def predictor_of(model: nn.Module, device: str = "auto") -> Predictor:
     )
 
 
-def _batch_size(predictor: Predictor) -> int:
+def default_batch_size(predictor: Predictor) -> int:
+    """Images that the model sees at once, by their size and the device."""
     height, width = predictor.preprocessing.image_size
     return min(max(BATCH_PIXELS[predictor.device.type] // (height * width), 1), MAX_BATCH)
 
@@ -130,7 +131,7 @@ def _predictions(
     decoded = _decoded(images, predictor.preprocessing, workers, BATCHES_AHEAD * batch_size)
     while batch := list(islice(decoded, batch_size)):
         good = [pixels for _, pixels in batch if isinstance(pixels, Tensor)]
-        answers = _answers_of(predictor(torch.stack(good)), info, top) if good else iter(())
+        answers = answers_of(predictor(torch.stack(good)), info, top) if good else iter(())
         for name, pixels in batch:
             if isinstance(pixels, Tensor):
                 classes, predicted = next(answers)
@@ -192,7 +193,7 @@ def _read(image: Image, preprocessing: Preprocessing) -> Tensor | str:
         return str(error)
 
 
-def _answers_of(probs: Tensor, info: ModelInfo, top: int) -> Iterator[tuple[Classes, Classes]]:
+def answers_of(probs: Tensor, info: ModelInfo, top: int) -> Iterator[tuple[Classes, Classes]]:
     """float64 [B, K] -> for each image (the `top` likeliest classes, the predicted ones), the likeliest first."""
     num_classes = probs.shape[1]
     names = info.class_names or tuple(str(k) for k in range(num_classes))

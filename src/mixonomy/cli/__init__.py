@@ -13,6 +13,7 @@ COMMANDS = {
     "predict": "classify image files",
     "fewshot": "score a model's features on other data, from few images of each class",
     "transfer": "fine-tune a model to every task of a suite, such as VTAB-1k",
+    "serve": "answer images over HTTP, with a page to try the model",
     "report": "write the HTML report of a run again",
     "export": "write a model as a file for production: ONNX, OpenVINO, int8, safetensors, timm",
     "data": "check a data set before training on it",

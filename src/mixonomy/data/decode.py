@@ -64,7 +64,8 @@ def decode(image: Encoded | Image.Image, channels: int = 3) -> Tensor:
             assert isinstance(pixels, Tensor)  # a list only for several files
             return pixels
     header = _header(image)
-    if header is None or not header.has_transparency_data:
+    # TorchCodec decodes all frames of an animation at once, a few bytes each in the file and whole in memory.
+    if header is None or not (header.has_transparency_data or getattr(header, "is_animated", False)):
         try:
             pixels = decode_image(image, mode="RGB" if channels == 3 else "GRAY")
             return pixels if pixels.ndim == 3 else pixels[0]
