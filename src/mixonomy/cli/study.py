@@ -3,6 +3,7 @@
 from mixonomy.cli import subcommands
 
 COMMANDS = {
+    "permutation": "what shuffled patches and pixels cost a Mixer, ResNet, ViT and ConvMixer",
     "taxonomy": "what each layer of a model mixes, and what that costs",
 }
 
