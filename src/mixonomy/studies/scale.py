@@ -178,23 +178,12 @@ def read(rows: Sequence[Row]) -> Found:
     said += [f"{model}: test error falls as images^-{b:.2f} (fitted to its means)." for model, (_, b) in fits.items()]
     linear = _linear(rows)
     said += [linear] if linear else []
-    head = (
-        "model",
-        "images",
-        "share",
-        "test top-1, %",
-        "train top-1, %",
-        "train less test",
-        "parameters",
-        "MMACs",
-        "s",
-        "n",
-    )
+    head = "model|images|share|test top-1, %|train top-1, %|train less test|parameters|MMACs|s|n".split("|")
     note = (
-        "Every training has the same number of steps; the weights with the best validation score count. Train is scored "
-        "as test is, without augmentation. The gap is in points with its 95 % interval over seeds."
+        "Every training has the same number of steps; the weights with the best validation score count. Train is "
+        "scored as test is, without augmentation. The gap is in points with its 95 % interval over seeds."
     )
-    tables = [Table("Size against data", head, tuple(lines), num_texts=1, note=note)]
+    tables = [Table("Size against data", tuple(head), tuple(lines), num_texts=1, note=note)]
     if (tuned := _resolutions(rows)) is not None:
         tables.append(tuned)
     if (by_tokens := _token_table(rows, models)) is not None:
@@ -249,8 +238,8 @@ def _sentences(
             gain = paired(tops[model, few], tops[model, most])
             gaps = [points(paired(tops[model, share], trains[model, share])) for share in (few, most)]
             yield (
-                f"{model}: {points(gain)} points from {few} % to {most} % of the images; train less test {gaps[0]} points "
-                f"with {few} %, {gaps[1]} with {most} %."
+                f"{model}: {points(gain)} points from {few} % to {most} % of the images; train less test {gaps[0]} "
+                f"points with {few} %, {gaps[1]} with {most} %."
             )
     small, large = models[0], models[-1]
     if small != large:
@@ -274,7 +263,7 @@ def _linear(rows: Sequence[Row]) -> str:
     if not found:
         return ""
     return (
-        f"With D_S fixed, the cost of a Mixer is linear in its tokens: MACs of a token differ by at most {worst:.2%}."
+        f"With D_S fixed, the cost of a Mixer is linear in its tokens: MACs of a token differ by {worst:.2%} at most."
     )
 
 
@@ -291,7 +280,9 @@ def _resolutions(rows: Sequence[Row]) -> Table | None:
         if top.n:
             cells = (percent(top), points(paired(first, top)), f"{params.mean:,.0f}", f"{macs.mean / 1e6:,.1f}")
             lines.append((name, *cells, f"{top.n}"))
-    note = "At k times the side, the paper's scheme has k^2 times the tokens and D_S, so token MLPs cost k^4 times as much."
+    note = (
+        "At k times the side, the paper's scheme has k^2 times the tokens and D_S: token MLPs cost k^4 times as much."
+    )
     head = ("model", "test top-1, %", "less the first", "parameters", "MMACs", "n")
     return Table("Fine-tuning resolution", head, tuple(lines), num_texts=1, note=note)
 
