@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mixonomy.cli.arguments import parse
 from mixonomy.cli.study_training import StudyOptions, show
 
-TRAIN_IMAGES = 20_000  # of a large set: so few that 8 epochs need regularisation
+TRAIN_IMAGES = 20_000  # of a large set: few enough that 6 epochs see each of them several times
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class StudyAblate(StudyOptions):
     factors: tuple[str, ...] = ()
     """Words from the names of what is changed, such as "SAM" or "per channel"; everything if not given."""
     epochs: float | None = None
-    """Length of each training; 8 if not given, with --quick 4."""
+    """Length of each training; 6 if not given, with --quick 4."""
     train_images: int | None = None
     """Train on so many images only; 20000 of cifar10, all of other data if not given."""
 

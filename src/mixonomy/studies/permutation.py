@@ -92,7 +92,7 @@ def size_of(source: str, probe: str | None, *, is_quick: bool, epochs: float | N
             name="convmixer", patch_size=patch // 2, hidden_dim=width, num_blocks=blocks - 2, kernel_size=5
         ),
     }
-    length = epochs if epochs is not None else 6 if is_quick else 3
+    length = epochs if epochs is not None else 6 if is_quick else 2
     recipe = Recipe(
         name=f"study-{NAME}",
         data=Data(source=source, val_share=0.04, eval_crop="squash"),

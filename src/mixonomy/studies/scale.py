@@ -57,7 +57,7 @@ def base_recipe(source: str, *, is_quick: bool, steps: int | None = None) -> Rec
       steps: of every training, in place of the study's own.
     """
     side, batch = 8 if source == "digits" else 32, 64 if is_quick else 128
-    steps = steps or (100 if is_quick else 1_200)
+    steps = steps or (100 if is_quick else 800)
     return Recipe(
         name=f"study-{NAME}",
         data=Data(source=source, val_share=0.1, eval_crop="squash"),
@@ -280,9 +280,7 @@ def _resolutions(rows: Sequence[Row]) -> Table | None:
         if top.n:
             cells = (percent(top), points(paired(first, top)), f"{params.mean:,.0f}", f"{macs.mean / 1e6:,.1f}")
             lines.append((name, *cells, f"{top.n}"))
-    note = (
-        "At k times the side, the paper's scheme has k^2 times the tokens and D_S: token MLPs cost k^4 times as much."
-    )
+    note = "At k times the side, the paper's scheme has k^2 times the tokens and D_S, and token MLPs cost k^4."
     head = ("model", "test top-1, %", "less the first", "parameters", "MMACs", "n")
     return Table("Fine-tuning resolution", head, tuple(lines), num_texts=1, note=note)
 
