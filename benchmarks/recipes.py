@@ -18,8 +18,9 @@ from mixonomy.experiment import Runtime
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe, changed
 from mixonomy.recipes import load_recipe
+from mixonomy.rows import origin_of
 from mixonomy.training import Interrupted
-from rows import RESULTS, Origin, Row, append, command_line, machine, make_row, read
+from rows import RESULTS, Origin, Row, append, command_line, make_row, read
 
 UNITS = {"top1": "share", "seconds": "s", "images_per_s": "images/s", "params": "parameters"}
 
@@ -103,7 +104,7 @@ def rows_of(recipes: list[Recipe], parent: Path, failures: dict[int, str], *, wi
 
 
 def _origin(info: dict[str, Any]) -> Origin:
-    return Origin(machine(info, info["device"]), info["commit"], info["command"], info["started"][:10])
+    return origin_of(info, info["device"], info["command"])
 
 
 def _together(origins: list[Origin]) -> Origin:

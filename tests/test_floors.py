@@ -15,7 +15,7 @@ FLOORS = {
     "recipe": 0.5,
     "models": 1, "data": 1, "optim": 1,
     "inference": 1.5,
-    "runs": 2, "checkpoint": 2, "tracking": 2,
+    "runs": 2, "checkpoint": 2, "tracking": 2, "rows": 2,
     "loading": 2.5, "model_card": 2.5,
     "publishing": 2.6,
     "evals": 3,

@@ -12,7 +12,8 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from torch import nn
 from mixonomy.experiment import Runtime, open_data, set_up
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe, Section, changed
-from mixonomy.runs import RunFolder
+from mixonomy.runs import RunFolder, write_json
 from mixonomy.training import HEADLINES, REMEDY, Diverged, Lengths, train
 
 Grid = Mapping[str, Sequence[Any]]
@@ -161,6 +162,23 @@ def sweep(
         also={"sweep": found},
         opened=opened,
     )
+
+
+@contextmanager
+def remembering_failure(folder: Path) -> Iterator[None]:
+    """Keeps why the training inside diverged, and does not let it begin again in that folder: it would again.
+
+    Raises:
+      Diverged: if it does, or did before.
+    """
+    failure = folder / "failed.json"
+    if failure.is_file():
+        raise Diverged(json.loads(failure.read_text())["reason"])
+    try:
+        yield
+    except Diverged as error:
+        write_json(failure, {"reason": error.what})
+        raise
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:

@@ -30,7 +30,7 @@ from mixonomy.python_file import set_in
 from mixonomy.recipe import Recipe, changed, differences
 from mixonomy.recipes.finetune import recipe_for
 from mixonomy.runs import RunFolder, write_json
-from mixonomy.sweeping import sweep
+from mixonomy.sweeping import remembering_failure, sweep
 from mixonomy.training import Diverged, train
 
 FORMAT = 1
@@ -265,14 +265,8 @@ def _scored(recipe: Recipe, lrs: Sequence[float], seeds: int, folder: Path, *oth
     Raises:
       Diverged: where a training does, or did when it was tried: it would again.
     """
-    failure = folder / "failed.json"
-    if failure.is_file():
-        raise Diverged(json.loads(failure.read_text())["reason"])
-    try:
+    with remembering_failure(folder):
         scores, lr = fine_tuned(recipe, lrs, seeds, folder, *others)
-    except Diverged as error:
-        write_json(failure, {"reason": error.what})
-        raise
     result = RunFolder(folder / "seed0").result()
     assert result is not None, "it was scored"
     return {

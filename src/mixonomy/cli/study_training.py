@@ -1,0 +1,92 @@
+"""What the commands of studies that train share: their options, and how their results are shown."""
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tyro.conf import FlagCreatePairsOff
+
+if TYPE_CHECKING:
+    from mixonomy.studies.study import Study
+
+UNSAID = ("--data-root", "--out")  # options of a place on this machine, which decide no number
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Base of all of them."""
+
+    quick: FlagCreatePairsOff[bool] = False
+    """A small size on the embedded digits, or the data given, to see it work in about two minutes."""
+    seeds: tuple[int, ...] = ()
+    """Seeds of the trainings; 0 1 2 if not given, with --quick 0. Processes with different seeds can share --out."""
+    out: Path | None = None
+    """Folder of the runs and results; runs/study-NAME if not given. The same command goes on where it was."""
+    rows: Path | None = None
+    """A .jsonl file of rows: write page and tables from these, and train nothing."""
+    data_root: str | None = None
+    """Folder of the data sets; $MIXONOMY_DATA if not given."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    workers: int | None = None
+    """Processes that decode images that do not fit in memory; as many as cores if not given."""
+    json: FlagCreatePairsOff[bool] = False
+    """Print the result as one JSON object on the last line of standard output."""
+
+    @property
+    def chosen_seeds(self) -> tuple[int, ...]:
+        """Of all trainings."""
+        return self.seeds or ((0,) if self.quick else (0, 1, 2))
+
+
+def show(name: str, options: StudyOptions, argv: Sequence[str], study: "Callable[[], Study]") -> int:
+    """Runs the study, or reads the rows that are given, and prints what was found.
+
+    Args:
+      name: of the study.
+      argv: of the command, for the rows.
+      study: what is trained, and how its rows are read.
+    """
+    from mixonomy.experiment import Runtime
+    from mixonomy.progress import Console
+    from mixonomy.report.study_page import terminal_lines
+    from mixonomy.rows import read
+    from mixonomy.studies.study import run, write_results
+    from mixonomy.training import Interrupted
+
+    out = options.out or Path("runs") / f"study-{name}{'-quick' if options.quick else ''}"
+    asked = study()
+    if options.rows is not None:
+        rows = [row for row in read(options.rows) if row["study"] == name]
+        if not rows:
+            raise ValueError(f"{options.rows} has no rows of the study {name}; give a file of its rows.")
+        write_results(asked, out, rows)
+    else:
+        runtime = Runtime(device=options.device, workers=options.workers, data_root=options.data_root)
+        try:
+            rows = run(asked, out, runtime=runtime, console=Console(), command=command_of(name, argv))
+        except Interrupted as stop:
+            print(stop, file=sys.stderr)
+            return 130
+    found, page = asked.read(rows), out / f"{name}.html"
+    people = sys.stderr if options.json else sys.stdout
+    print("\n".join([*terminal_lines(found), f"page: {page}, rows: {out / 'rows.jsonl'}"]), file=people)
+    if options.json:
+        about = {"study": name, "out": str(out), "page": str(page), "summary": list(found.summary)}
+        print(json.dumps({**about, **found.facts, "rows": rows}))
+    return 0 if any(row["value"] is not None for row in rows) else 1
+
+
+def command_of(name: str, argv: Sequence[str]) -> str:
+    """The command line for rows and run folders, without what is a place on this machine or only a form of output."""
+    kept, words = [], iter(argv)
+    for word in words:
+        if word in UNSAID:
+            next(words, None)
+        elif word != "--json" and not word.startswith(tuple(f"{option}=" for option in UNSAID)):
+            kept.append(word)
+    return shlex.join(["mixonomy", "study", name, *kept])

@@ -1,0 +1,126 @@
+"""What a study found, as an HTML page, as Markdown and as text for a terminal: all from one description."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mixonomy.models.files import write_atomically
+from mixonomy.report import markup
+from mixonomy.report.document import document
+
+CELL = 44  # letters of a cell in a terminal
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a study.
+
+    Args:
+      lines: one text for each heading.
+      num_texts: the first columns are text, the others numbers.
+      note: what the reader must know to read it.
+    """
+
+    title: str
+    head: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    num_texts: int = 1
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot of a study.
+
+    Args:
+      name: of its file, without an ending.
+      svg: see `mixonomy.report.charts`.
+    """
+
+    name: str
+    svg: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a study's rows say; a pure function of them.
+
+    Args:
+      title: of the page.
+      summary: sentences in plain language, the most important first.
+      facts: what the JSON object of the command has beside the rows.
+    """
+
+    title: str
+    summary: tuple[str, ...]
+    figures: tuple[Figure, ...] = ()
+    tables: tuple[Table, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def study_page(found: Found, origins: Sequence[tuple[str, str]] = ()) -> bytes:
+    """The page, in UTF-8.
+
+    Args:
+      origins: (what, value) of where the numbers come from: machine, commit, command.
+    """
+    first, *others = found.summary or ("No rows yet.",)
+    parts = []
+    if others:
+        parts.append(("said", "In words", markup.section("said", "In words", *map(markup.paragraph, others))))
+    if found.figures:
+        plots = "".join(markup.figure(each.svg, each.caption) for each in found.figures)
+        parts.append(("plots", "Plots", markup.section("plots", "Plots", f'<div class="plots">{plots}</div>')))
+    for number, table in enumerate(found.tables):
+        shown = [markup.table(table.head, table.lines, num_texts=table.num_texts)]
+        shown += [markup.paragraph(table.note)] if table.note else []
+        parts.append((f"table{number}", table.title, markup.section(f"table{number}", table.title, *shown)))
+    if origins:
+        where = markup.table(("what", "value"), origins, num_texts=2)
+        parts.append(("origin", "Where from", markup.section("origin", "Where from", where)))
+    contents = [(anchor, title) for anchor, title, _ in parts]
+    return document(found.title, markup.paragraph(first), contents, *(html for *_, html in parts))
+
+
+def write_study_page(path: Path, found: Found, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the page, with the origins of the rows."""
+    write_atomically(path, study_page(found, origins(rows)))
+
+
+def origins(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """(what, value) of where rows come from, what they share said once."""
+    found = []
+    for key, name in (("device", "machine"), ("commit", "commit"), ("command", "command"), ("date", "date")):
+        values = dict.fromkeys(str(row[key]) for row in rows if row[key])
+        found.append((name, "; ".join(values) or "–"))
+    return found if rows else []
+
+
+def markdown(table: Table) -> str:
+    """The table in Markdown, its note below."""
+    if not table.lines:
+        return "No rows yet."
+    rule = ["---" if i < table.num_texts else "--:" for i in range(len(table.head))]
+    cells = [[cell.replace("|", "\\|") for cell in line] for line in table.lines]
+    text = "\n".join(f"| {' | '.join(line)} |" for line in (table.head, rule, *cells))
+    return f"{text}\n\n{table.note}" if table.note else text
+
+
+def terminal_lines(found: Found) -> Iterator[str]:
+    """The summary and the tables for a terminal."""
+    for table in found.tables:
+        yield table.title
+        cells = [[cell[:CELL] for cell in line] for line in (table.head, *table.lines)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for line in cells:
+            aligned = (
+                cell.ljust(width) if i < table.num_texts else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            yield "  ".join(aligned).rstrip()
+        if table.note:
+            yield table.note
+        yield ""
+    yield from found.summary

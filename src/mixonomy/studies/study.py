@@ -1,0 +1,310 @@
+"""A study that trains: planned runs go through the one loop, what they score becomes rows, and rows what was found.
+
+Each training is a run folder in OUT/runs, so an interrupted study goes on where it was and what is finished is never
+computed again. What is said of a study is a pure function of its rows.
+"""
+
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mixonomy.experiment import Opened, Runtime, open_data
+from mixonomy.loading import load
+from mixonomy.models.files import write_atomically
+from mixonomy.progress import Console
+from mixonomy.recipe import Data, Recipe, changed
+from mixonomy.report.study_page import Found, write_study_page
+from mixonomy.rows import Row, make_row, origin_of, to_text
+from mixonomy.runs import RunFolder, environment, read_metrics, write_json
+from mixonomy.sweeping import Grid, remembering_failure, sweep
+from mixonomy.training import Diverged, train
+
+Build = Callable[[int, int], nn.Module]
+"""(number of classes, channels of an image) -> a module of the study's own: images [B, c, H, W] -> logits [B, K]."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """One thing that was measured of a run; becomes a row.
+
+    Args:
+      value: None with a note that says why there is none.
+      spread, n, at, note: see `mixonomy.rows`.
+    """
+
+    metric: str
+    value: float | None
+    unit: str
+    spread: float | None = None
+    n: int = 1
+    at: float | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run of a study, for what else there is to measure of it.
+
+    Args:
+      opened: the data that the run was trained on.
+    """
+
+    planned: "Planned"
+    folder: RunFolder
+    result: dict[str, Any]
+    runtime: Runtime
+    opened: Opened
+
+    def model(self) -> nn.Module:
+        """The trained model, in evaluation mode."""
+        return load(self.folder.path, model=_built(self.planned, self.opened))
+
+
+Measure = Callable[[Finished], Iterable[Number]]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One training of a study.
+
+    Args:
+      model, data: what its rows are called; with the seed of the recipe they name the run.
+      recipe: of the training.
+      build: makes a module of the study's own in place of the recipe's model, after torch's generator has the recipe's
+        seed; the recipe's model if None.
+      grid: values to choose from on held-out images first, see `sweep`; nothing is chosen if empty.
+      measure: what else to measure once it is trained; done once and kept.
+    """
+
+    model: str
+    data: str
+    recipe: Recipe
+    build: Build | None = None
+    grid: Grid = field(default_factory=dict)
+    measure: Measure | None = None
+
+    @property
+    def folder(self) -> str:
+        """Of the run, relative to OUT."""
+        words = re.sub(r"[^\w.=,+-]+", "-", f"{self.model} on {self.data}")
+        return f"runs/{words}/seed{self.recipe.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is trained, and what its rows say.
+
+    Args:
+      name: of the command, and of the study in its rows.
+      planned: in the order in which they run.
+      read: from rows, of this study and no other, to what they say; for any number of rows.
+    """
+
+    name: str
+    planned: tuple[Planned, ...]
+    read: Callable[[Sequence[Row]], Found]
+
+
+def run(
+    study: Study,
+    out: str | Path,
+    *,
+    runtime: Runtime | None = None,
+    console: Console | None = None,
+    command: str = "",
+) -> list[Row]:
+    """Trains what is not trained yet, and writes OUT/rows.jsonl and the page OUT/NAME.html.
+
+    A training that diverges has a row without a value; the others go on.
+
+    Returns:
+      The rows, in the order of the planned runs.
+    Raises:
+      ValueError: if two planned runs have one name, a folder holds another run, or a recipe does not fit its data.
+      Interrupted: after Ctrl-C, once everything is saved.
+    """
+    runtime, console, out = runtime or Runtime(), console or Console(quiet=True), Path(out)
+    folders = [planned.folder for planned in study.planned]
+    if twice := [folder for folder in folders if folders.count(folder) > 1]:
+        raise ValueError(f"the study {study.name} plans {twice[0]} twice; give each model, data and seed once.")
+    data, rows = DataOf(runtime), []
+    for number, planned in enumerate(study.planned, start=1):
+        said = f"{planned.model}, {planned.data}, seed {planned.recipe.seed}"
+        console.say(f"study {study.name}, run {number} of {len(folders)}: {said}")
+        rows += rows_of(study.name, planned, out, data, runtime, console, command)
+    write_results(study, out, rows)
+    return rows
+
+
+def write_results(study: Study, out: Path, rows: Sequence[Row]) -> Found:
+    """Writes OUT/rows.jsonl and the page, from nothing but the rows."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "rows.jsonl", to_text(rows).encode())
+    found = study.read(rows)
+    write_study_page(out / f"{study.name}.html", found, rows)
+    return found
+
+
+class DataOf:
+    """The data of one recipe after the other, opened once where several in a row have the same."""
+
+    def __init__(self, runtime: Runtime):
+        self.runtime = runtime
+        self._last: tuple[Data, Opened] | None = None
+
+    def of(self, recipe: Recipe) -> Opened:
+        """The recipe's data, divided."""
+        if self._last is None or self._last[0] != recipe.data:
+            self._last = recipe.data, open_data(recipe, self.runtime)
+        return self._last[1]
+
+
+def rows_of(
+    study: str, planned: Planned, out: Path, data: DataOf, runtime: Runtime, console: Console, command: str
+) -> list[Row]:
+    """Trains one planned run, unless it is finished, and gives its rows."""
+    folder = RunFolder(out / planned.folder)
+    about: dict[str, Any] = {"study": study, "model": planned.model, "data": planned.data}
+    about["seed"] = planned.recipe.seed
+    try:
+        with remembering_failure(folder.path):
+            result = _trained(planned, folder, data, runtime, console, command)
+    except Diverged as error:
+        console.say(f"{planned.model} has failed: {error.what}")
+        numbers = [Number("top1", None, "share", n=0, note=error.what)]
+    else:
+        numbers = [*_scores(result), *_measured(planned, folder, result, data, runtime)]
+    # Of a sweep in which every value diverged there is no run, only the trials.
+    info = folder.info() if folder.exists() else {**environment(), "device": runtime.device, "command": command}
+    where = origin_of(info, info["device"], info["command"])
+    return [make_row(where, **about, **asdict(number)) for number in numbers]
+
+
+def _trained(
+    planned: Planned, folder: RunFolder, data: DataOf, runtime: Runtime, console: Console, command: str
+) -> dict[str, Any]:
+    """The result of the run, without opening its data or building its model where it is finished."""
+    if folder.exists() and (result := folder.result()) is not None and not planned.grid:
+        folder.check_recipe(planned.recipe)
+        return result
+    opened = data.of(planned.recipe)
+    options: dict[str, Any] = {"model": _built(planned, opened), "runtime": runtime, "console": console}
+    options["command"] = command
+    if planned.grid:
+        return sweep(planned.recipe, planned.grid, folder.path, **options)
+    return train(planned.recipe, folder.path, opened=opened, **options)
+
+
+def _built(planned: Planned, opened: Opened) -> nn.Module | None:
+    if planned.build is None:
+        return None
+    torch.manual_seed(planned.recipe.seed)
+    return planned.build(len(opened.source.class_names), opened.source.channels)
+
+
+def _scores(result: dict[str, Any]) -> Iterator[Number]:
+    """What every run has: accuracy, size and cost; of a sweep the seconds of all trials too."""
+    yield Number("top1", result["top1"], "share")
+    if result.get("val_top1") is not None:
+        yield Number("val_top1", result["val_top1"], "share")
+    yield Number("params", result["params"], "parameters")
+    yield Number("seconds", result["seconds"], "s")
+    yield Number("images_per_s", result["images_per_s"], "images/s")
+    if "sweep" in result:
+        yield Number("sweep_seconds", result["sweep"]["seconds"], "s")
+        for name, value in result["sweep"]["chosen"].items():
+            if isinstance(value, int | float):
+                yield Number(f"chosen {name}", value, "")
+
+
+def _measured(
+    planned: Planned, folder: RunFolder, result: dict[str, Any], data: DataOf, runtime: Runtime
+) -> list[Number]:
+    """What the study itself measures of the run, from the file where it was kept before."""
+    if planned.measure is None:
+        return []
+    path = folder.path / "measured.json"
+    if not path.is_file():
+        found = Finished(planned, folder, result, runtime, data.of(planned.recipe))
+        write_json(path, [asdict(number) for number in planned.measure(found)])
+    return [Number(**number) for number in json.loads(path.read_text())]
+
+
+def curve(folder: RunFolder, names: dict[str, str], *, by: str = "epoch") -> Iterator[Number]:
+    """Scores over training, from metrics.jsonl.
+
+    Args:
+      names: in metrics.jsonl, such as "val/top1" -> of the metric; all are shares but "loss".
+      by: "epoch" or "step", what `at` counts.
+    """
+    at = 0.0
+    for row in read_metrics(folder.metrics):
+        at = row.get(by, at)  # scores have their step, and stand after the line that has the epoch, too
+        for name, metric in names.items():
+            if name in row:
+                yield Number(metric, row[name], "nat" if name == "loss" else "share", at=at)
+
+
+@dataclass(frozen=True)
+class Values:
+    """One metric of a study's rows, by seed.
+
+    Args:
+      by_seed: seed -> value; runs without a value are left out.
+      failed: notes of those.
+    """
+
+    by_seed: dict[int | None, float]
+    failed: tuple[str, ...] = ()
+
+    @property
+    def n(self) -> int:
+        return len(self.by_seed)
+
+    @cached_property
+    def mean(self) -> float:
+        return statistics.fmean(self.by_seed.values())
+
+    @cached_property
+    def std(self) -> float | None:
+        """Of a sample; None of one seed."""
+        return statistics.stdev(self.by_seed.values()) if self.n > 1 else None
+
+
+def values_of(
+    rows: Sequence[Row], metric: str, *, model: str | None = None, data: str | None = None, at: float | None = None
+) -> Values:
+    """The values of a metric, a later row in place of an earlier one of the same seed."""
+    chosen = [
+        row
+        for row in rows
+        if row["metric"] == metric
+        and (model is None or row["model"] == model)
+        and (data is None or row["data"] == data)
+        and (at is None or row.get("at") == at)
+    ]
+    found = {row["seed"]: row["value"] for row in chosen if row["value"] is not None}
+    failed = tuple(f"seed {row['seed']}: {row['note']}" for row in chosen if row["value"] is None)
+    return Values(found, failed)
+
+
+def percent(values: Values) -> str:
+    """Mean and deviation in %: "81.20 ± 0.31"; a dash where there is none."""
+    if not values.n:
+        return "–"
+    spread = "" if values.std is None else f" ± {100 * values.std:.2f}"
+    return f"{100 * values.mean:.2f}{spread}"
+
+
+def with_seeds(planned: Iterable[Planned], seeds: Sequence[int]) -> tuple[Planned, ...]:
+    """All of these with each seed, the first seed of all first."""
+    planned = list(planned)
+    return tuple(replace(one, recipe=changed(one.recipe, seed=seed)) for seed in seeds for one in planned)

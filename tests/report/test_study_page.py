@@ -1,0 +1,42 @@
+"""The page of a study, and the same tables in Markdown and for a terminal."""
+
+import pytest
+from report_page import Page
+
+from mixonomy.report.charts import Chart, Line, chart_svg
+from mixonomy.report.study_page import Figure, Found, Table, markdown, origins, terminal_lines, write_study_page
+
+TABLE = Table("Scores", ("model", "top-1, %"), (("a|b", "81.20"), ("c <i>", "–")), note="Of three seeds.")
+FOUND = Found(
+    "A study of <things>",
+    ("First.", "Second."),
+    (Figure("one", chart_svg(Chart("points", "x", "y", (Line("a", ((0, 1.0, None),)),))), "A caption."),),
+    (TABLE,),
+)
+ROW = {"device": "a CPU", "commit": "abc", "command": "mixonomy study x", "date": "2026-01-31"}
+
+
+@pytest.fixture
+def page(tmp_path):
+    write_study_page(tmp_path / "page.html", FOUND, [ROW, {**ROW, "commit": "def"}])
+    return Page(tmp_path / "page.html")
+
+
+def test_a_page_has_everything_and_loads_nothing(page):
+    assert {"First.", "Second.", "A caption.", "Of three seeds.", "Scores"} <= set(page.words)
+    assert ["a|b", "81.20"] in page.rows and ["c <i>", "–"] in page.rows and ["commit", "abc; def"] in page.rows
+    assert not [attrs for tag, attrs in page.tags if tag in ("script", "img") or attrs.get("src")]
+    assert "default-src 'none'" in page.source and "A study of &lt;things&gt;" in page.source
+
+
+def test_tables_in_markdown_and_on_a_terminal():
+    assert markdown(TABLE) == (
+        "| model | top-1, % |\n| --- | --: |\n| a\\|b | 81.20 |\n| c <i> | – |\n\nOf three seeds."
+    )
+    assert markdown(Table("None", ("a",), ())) == "No rows yet."
+    lines = list(terminal_lines(FOUND))
+    assert lines[:3] == ["Scores", "model  top-1, %", "a|b       81.20"] and lines[-2:] == ["First.", "Second."]
+
+
+def test_nothing_is_said_of_where_no_rows_come_from():
+    assert origins([]) == []

@@ -1,0 +1,120 @@
+"""Studies that train: what runs, what is kept, and that rows alone give the pages."""
+
+import json
+
+import pytest
+import torch
+
+from mixonomy import training
+from mixonomy.recipe import changed
+from mixonomy.report.study_page import Found, Table
+from mixonomy.rows import read
+from mixonomy.studies.study import Number, Planned, Study, curve, percent, run, values_of, with_seeds, write_results
+from training_runs import TenLines, tiny
+
+
+def found(rows):
+    lines = tuple((row["model"], f"{row['value']}") for row in rows if row["metric"] == "top1")
+    return Found("A study", ("One sentence.", "Another."), tables=(Table("Scores", ("model", "top-1"), lines),))
+
+
+def study(**changes) -> Study:
+    return Study("try", (Planned("mixer", "digits", tiny(), **changes),), found)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The seeds of the trainings that are set up, in order."""
+    seen, original = [], training.set_up
+
+    def watching(recipe, *others):
+        seen.append(recipe.seed)
+        return original(recipe, *others)
+
+    monkeypatch.setattr(training, "set_up", watching)
+    return seen
+
+
+@pytest.mark.slow
+def test_rows_have_what_was_scored_and_nothing_is_trained_twice(tmp_path, started):
+    planned = with_seeds([Planned("mixer", "digits", tiny())], (0, 3))
+    two = Study("try", planned, found)
+    rows = run(two, tmp_path, command="mixonomy study try")
+    assert started == [0, 3]
+    result = training.train(planned[1].recipe, tmp_path / planned[1].folder)
+    values = values_of(rows, "top1", model="mixer", data="digits")
+    assert values.by_seed[3] == result["top1"] and values.n == 2 and set(values.by_seed) == {0, 3}
+    assert {row["command"] for row in rows} == {"mixonomy study try"} and read(tmp_path / "rows.jsonl") == rows
+    page = (tmp_path / "try.html").read_bytes()
+    assert run(two, tmp_path) == rows and started == [0, 3], "what is finished is only read"
+    write_results(two, tmp_path / "again", read(tmp_path / "rows.jsonl"))
+    assert (tmp_path / "again/try.html").read_bytes() == page
+    assert (tmp_path / "again/rows.jsonl").read_bytes() == (tmp_path / "rows.jsonl").read_bytes()
+
+
+def test_what_else_is_measured_is_measured_once_and_kept(tmp_path):
+    calls = []
+
+    def measure(finished):
+        calls.append(finished.model()(torch.zeros(1, 1, 8, 8)).shape)
+        yield Number("extra", 0.25, "share", at=1.5)
+
+    (extra,) = [row for row in run(study(measure=measure), tmp_path) if row["metric"] == "extra"]
+    assert (extra["value"], extra["at"], extra["seed"]) == (0.25, 1.5, 0)
+    run(study(measure=measure), tmp_path)
+    assert calls == [(1, 10)]
+
+
+def test_a_module_of_the_study_starts_from_the_seed(tmp_path):
+    def build(num_classes, channels):
+        assert (num_classes, channels) == (10, 1)
+        return TenLines()
+
+    planned = with_seeds([Planned("mine", "digits", tiny(duration="1 steps", optim={"lr": 1e-9}), build)], (0, 1, 0))
+    with pytest.raises(ValueError, match="plans runs/mine-on-digits/seed0 twice"):
+        run(Study("try", planned, found), tmp_path)
+    rows = run(Study("try", planned[:2], found), tmp_path)
+    params = sum(p.numel() for p in TenLines().parameters())
+    assert values_of(rows, "params").by_seed == {0: params, 1: params}
+    torch.manual_seed(1)
+    expected = TenLines().conv.weight
+    from mixonomy.loading import load
+
+    trained = load(tmp_path / planned[1].folder, model=TenLines())
+    torch.testing.assert_close(trained.conv.weight, expected, atol=1e-7, rtol=0)
+
+
+def test_a_grid_is_chosen_from_and_its_cost_is_counted(tmp_path):
+    rows = run(study(grid={"optim.lr": (1e-4, 1e-2)}), tmp_path)
+    trials = json.loads((tmp_path / "runs/mixer-on-digits/seed0/result.json").read_text())["sweep"]
+    assert values_of(rows, "sweep_seconds").by_seed == {0: trials["seconds"]}
+    assert values_of(rows, "chosen optim.lr").by_seed == {0: trials["chosen"]["optim.lr"]}
+
+
+def test_a_training_that_diverges_has_a_row_and_stops_nothing(tmp_path, started):
+    bad = changed(tiny(), optim={"lr": 1e30, "name": "sgd", "warmup": "0 steps"})
+    both = Study("try", (Planned("bad", "digits", bad), Planned("good", "digits", tiny())), found)
+    for _ in range(2):
+        rows = run(both, tmp_path)
+        (failed,) = [row for row in rows if row["model"] == "bad"]
+        assert failed["value"] is None and "step" in failed["note"] and failed["n"] == 0
+        assert values_of(rows, "top1", model="good").n == 1
+    assert started == [0, 0], "what diverged is not tried again"
+    assert percent(values_of(rows, "top1", model="bad")) == "–"
+
+
+def test_another_recipe_under_the_same_name_is_refused(tmp_path):
+    run(study(), tmp_path)
+    other = Study("try", (Planned("mixer", "digits", tiny(duration="11 steps")),), found)
+    with pytest.raises(ValueError, match="holds another run: duration"):
+        run(other, tmp_path)
+
+
+def test_curves_have_the_epoch_of_each_score(tmp_path):
+    (planned,) = study().planned
+    run(study(), tmp_path)
+    from mixonomy.runs import RunFolder
+
+    points = list(curve(RunFolder(tmp_path / planned.folder), {"val/top1": "val_top1"}))
+    assert [point.at for point in points] == [5 * 32 / 1295, 10 * 32 / 1295]
+    assert all(point.metric == "val_top1" and point.unit == "share" for point in points)
