@@ -56,9 +56,9 @@ def test_a_mean_looks_everywhere_alike_and_a_skip_nowhere_else():
     torch.manual_seed(0)
     mean, skip = reach(Tokens(MeanBlock(), SkipBlock()), images())
     assert (mean.layer, mean.kind, mean.grid) == ("blocks.0", "MeanBlock", (8, 8))
-    assert mean.distance == pytest.approx(mean.uniform) and mean.elsewhere == pytest.approx(63 / 64)
+    assert mean.distance_elsewhere == pytest.approx(mean.uniform) and mean.elsewhere == pytest.approx(63 / 64)
     assert mean.distance_elsewhere == pytest.approx(mean.distance * 64 / 63)
-    assert mean.uniform == pytest.approx(0.52, abs=0.05)  # of a square, 0.5214 (Ghosh 1951)
+    assert mean.distance == pytest.approx(0.52, abs=0.05)  # of a square, 0.5214 (Ghosh 1951)
     assert (skip.distance, skip.elsewhere, skip.distance_elsewhere) == (0.0, 0.0, None)
     assert skip.from_image == pytest.approx(mean.from_image, rel=0.1)
 

@@ -3,6 +3,7 @@
 from mixonomy.cli import subcommands
 
 COMMANDS = {
+    "weights": "what the weights have learned: token-mixing units drawn, and how far each block looks",
     "taxonomy": "what each layer of a model mixes, and what that costs",
 }
 

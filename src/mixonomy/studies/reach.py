@@ -39,7 +39,7 @@ class Reach:
       elsewhere: share of the squared Jacobian at other places than the output's own.
       distance_elsewhere: mean distance of those other places alone; None if there are none.
       from_image: distance from the output's place to the pixels that it depends on, through all layers before.
-      uniform: what `distance` would be if all places counted alike.
+      uniform: what `distance_elsewhere` would be if all other places counted alike.
     """
 
     layer: str
@@ -144,7 +144,7 @@ def _watched(model: nn.Module, images: Tensor, names: list[str]) -> dict[str, tu
 def _sums(
     output: Tensor, start: Tensor, grid: tuple[int, int], size: tuple[int, int], num_probes: int, generator
 ) -> Tensor:
-    """Sums over probes of distance x square, square, both again elsewhere only, and the mean distance of all places.
+    """Sums over probes of distance x square, square, both again elsewhere only, and the mean distance of other places.
 
     Args:
       grid: of `start`.
@@ -166,7 +166,7 @@ def _sums(
         sums[1] += square.sum()
         sums[2] += (distance * elsewhere).sum()
         sums[3] += elsewhere.sum()
-        sums[4] += (distance.mean() - sums[4]) / (number + 1)
+        sums[4] += (distance[~is_here].mean() - sums[4]) / (number + 1)
     return sums
 
 
