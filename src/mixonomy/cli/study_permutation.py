@@ -1,0 +1,36 @@
+"""`mixonomy study permutation`."""
+
+from dataclasses import dataclass
+
+from mixonomy.cli.arguments import parse
+from mixonomy.cli.study_training import StudyOptions, show
+
+
+@dataclass(frozen=True)
+class StudyPermutation(StudyOptions):
+    """What it costs an architecture that patches, the pixels in them, or all pixels are shuffled, alike for all images.
+
+    A Mixer, ResNet, ViT and ConvMixer are trained and scored on the original images, on those with patches and the
+    pixels within them shuffled (local), and on those with all pixels shuffled (global), as in the paper's figure 4. Two
+    exact statements go with it: converted weights, and converted initial weights.
+    """
+
+    data: str | None = None
+    """SOURCE of the training data; cifar10 if not given, with --quick digits."""
+    probe: str | None = None
+    """SOURCE of the few-shot data; cifar100 for cifar10, else the training data if not given."""
+    models: tuple[str, ...] = ()
+    """Of Mixer, ResNet, ViT and ConvMixer; all if not given."""
+    epochs: float | None = None
+    """Length of each training; 3 if not given, with --quick 6."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    options = parse(StudyPermutation, argv, name="study permutation")
+
+    from mixonomy.studies.permutation import NAME, permutation, size_of
+
+    source = options.data or ("digits" if options.quick else "cifar10")
+    size = size_of(source, options.probe, is_quick=options.quick, epochs=options.epochs)
+    return show(NAME, options, argv, lambda: permutation(size, options.chosen_seeds, options.models))
