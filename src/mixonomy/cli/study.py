@@ -3,9 +3,11 @@
 from mixonomy.cli import subcommands
 
 COMMANDS = {
+    "compare": "which architecture is worth its cost on given data",
     "permutation": "what shuffled patches and pixels cost a Mixer, ResNet, ViT and ConvMixer",
     "ablate": "what each part of a Mixer and its recipe is worth, one thing at a time",
     "scale": "model size against number of images, and the resolution of fine-tuning",
+    "weights": "what the weights have learned: token-mixing units drawn, and how far each block looks",
     "taxonomy": "what each layer of a model mixes, and what that costs",
 }
 

@@ -114,7 +114,7 @@ def heat_map(names: Sequence[str], confusion: NDArray) -> str:
 def gallery(cards: Iterable[Card]) -> str:
     """Pictures side by side, with their lines of text below."""
     items = (
-        f"<figure>{_image(picture)}<figcaption>"
+        f"<figure>{image(picture)}<figcaption>"
         + "<br>".join(f"{escape(before)} <b>{escape(word)}</b> {escape(after)}" for before, word, after in lines)
         + "</figcaption></figure>"
         for picture, lines in cards
@@ -142,8 +142,8 @@ def pair_table(rows: Iterable[tuple[str, str, Sequence[tuple[str, str, Picture |
     """
 
     def side(text: str, count: str, picture: Picture | None) -> str:
-        image = "" if picture is None else _image(picture)
-        return f'<td><div class="side">{image}<span>{escape(text)}<br><b>{escape(count)}</b></span></div></td>'
+        shown = "" if picture is None else image(picture)
+        return f'<td><div class="side">{shown}<span>{escape(text)}<br><b>{escape(count)}</b></span></div></td>'
 
     body = "".join(
         f'<tr>{"".join(side(*each) for each in sides)}<td class="number">{escape(total)}</td>'
@@ -162,7 +162,7 @@ def picture_grid(head: Sequence[str], rows: Iterable[tuple[str, Sequence[Picture
     """A table of pictures; each row has a name."""
     titles = "".join(f"<th>{escape(title)}</th>" for title in head)
     lines = (
-        f'<tr><th scope="row"><span>{escape(name)}</span></th>{"".join(f"<td>{_image(p)}</td>" for p in pictures)}</tr>'
+        f'<tr><th scope="row"><span>{escape(name)}</span></th>{"".join(f"<td>{image(p)}</td>" for p in pictures)}</tr>'
         for name, pictures in rows
     )
     return (
@@ -171,6 +171,7 @@ def picture_grid(head: Sequence[str], rows: Iterable[tuple[str, Sequence[Picture
     )
 
 
-def _image(picture: Picture) -> str:
+def image(picture: Picture) -> str:
+    """The picture alone."""
     kind = ' class="tiny"' if picture.is_tiny else ""
     return f'<img src="{picture.uri}" alt="{escape(picture.alt)}"{kind}>'

@@ -60,11 +60,16 @@ class Found:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def study_page(found: Found, origins: Sequence[tuple[str, str]] = ()) -> bytes:
+Section = tuple[str, str, str]
+"""Anchor, title and HTML of a part of a page, see `markup.section`."""
+
+
+def study_page(found: Found, origins: Sequence[tuple[str, str]] = (), sections: Sequence[Section] = ()) -> bytes:
     """The page, in UTF-8.
 
     Args:
       origins: (what, value) of where the numbers come from: machine, commit, command.
+      sections: what no row holds, such as pictures; they come after the plots.
     """
     first, *others = found.summary or ("No rows yet.",)
     parts = []
@@ -73,6 +78,7 @@ def study_page(found: Found, origins: Sequence[tuple[str, str]] = ()) -> bytes:
     if found.figures:
         plots = "".join(markup.figure(each.svg, each.caption) for each in found.figures)
         parts.append(("plots", "Plots", markup.section("plots", "Plots", f'<div class="plots">{plots}</div>')))
+    parts += sections
     for number, table in enumerate(found.tables):
         shown = [markup.table(table.head, table.lines, num_texts=table.num_texts)]
         shown += [markup.paragraph(table.note)] if table.note else []
@@ -84,9 +90,11 @@ def study_page(found: Found, origins: Sequence[tuple[str, str]] = ()) -> bytes:
     return document(found.title, markup.paragraph(first), contents, *(html for *_, html in parts))
 
 
-def write_study_page(path: Path, found: Found, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_study_page(
+    path: Path, found: Found, rows: Sequence[Mapping[str, Any]], sections: Sequence[Section] = ()
+) -> None:
     """Writes the page, with the origins of the rows."""
-    write_atomically(path, study_page(found, origins(rows)))
+    write_atomically(path, study_page(found, origins(rows), sections))
 
 
 def origins(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:

@@ -1,7 +1,6 @@
 """One forward pass of any model, taken apart: what each module multiplies, what it keeps, and how it was called."""
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode
+
+from mixonomy.nn.modes import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def trace(model: nn.Module, images: Tensor) -> dict[str, ModuleTrace]:
         for module in model.modules():
             context.callback(module.register_forward_pre_hook(enter, with_kwargs=True).remove)
             context.callback(module.register_forward_hook(leave).remove)
-        context.enter_context(_evaluation(model))
+        context.enter_context(evaluation_mode(model))
         context.enter_context(torch.enable_grad())
         context.enter_context(torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor))
         context.enter_context(counter)
@@ -131,18 +132,6 @@ def _recorded(args: tuple[Any, ...], kwargs: dict[str, Any], parent: str | None)
 
     args, kwargs = tree_map(record, (args, kwargs))
     return Call(args, kwargs, tuple(found[0].shape) if found else None, parent)
-
-
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards each module has the mode that it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 # torch counts its attention kernels for GPUs only.
