@@ -83,6 +83,15 @@ def test_three_ranks_that_do_not_divide_the_batch_have_the_losses_of_one_process
     assert_same_run(tmp_path / "one", tmp_path / "three")
 
 
+def test_shares_that_travel_as_bfloat16_train_like_one_process_in_bfloat16(tmp_path, alone):
+    recipe = tiny(optim={"shard": True, "checkpoint_blocks": True}, precision="bf16")
+    alone(recipe, tmp_path / "one")
+    first, _ = in_ranks(2, trained, recipe, tmp_path / "two")
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-2)
+    assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path / "two").values())
+    assert first["n"] == 359
+
+
 CPU = torch.device("cpu")
 
 
