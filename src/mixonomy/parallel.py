@@ -314,7 +314,8 @@ def sharded(model: nn.Module, device: torch.device, precision: Precision) -> nn.
         if name.rpartition(".")[2] == "blocks" and isinstance(module, nn.Sequential | nn.ModuleList):
             for block in module:
                 fully_shard(block, mesh=mesh, mp_policy=policy)
-    return fully_shard(model, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)  # in place
+    return model
 
 
 def synced(model: nn.Module, *, is_last: bool) -> AbstractContextManager[object]:
