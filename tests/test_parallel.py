@@ -83,6 +83,15 @@ def test_three_ranks_that_do_not_divide_the_batch_have_the_losses_of_one_process
     assert_same_run(tmp_path / "one", tmp_path / "three")
 
 
+def test_shares_that_travel_as_bfloat16_train_like_one_process_in_bfloat16(tmp_path, alone):
+    recipe = tiny(optim={"shard": True, "checkpoint_blocks": True}, precision="bf16")
+    alone(recipe, tmp_path / "one")
+    first, _ = in_ranks(2, trained, recipe, tmp_path / "two")
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-2)
+    assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path / "two").values())
+    assert first["n"] == 359
+
+
 CPU = torch.device("cpu")
 
 
@@ -285,3 +294,15 @@ def test_signal_to_torchrun_saves_and_the_same_command_goes_on(number, tmp_path)
     again = torchrun(tmp_path)
     said = again.communicate(timeout=300)[0]
     assert again.returncode == 0 and "going on from step" in said
+
+
+@pytest.mark.very_slow
+def test_ready_file_for_two_machines_trains_on_one_that_plays_both(tmp_path):
+    script = Path(__file__).parents[1] / "examples/two_nodes.sh"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    variables = {**os.environ, "PATH": path, "PORT": str(free_port()), "RANKS": "1", "OMP_NUM_THREADS": "1"}
+    command = [script, "localhost", *SIZES, "--duration", "10 steps", "--out", tmp_path]
+    nodes = [subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [node.communicate(timeout=300)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert sum("2 ranks (DDP)" in text for text in said) == 1
