@@ -23,6 +23,7 @@ from rows import RESULTS, Origin, Row, append, make_row, origin
 
 CASES: dict[str, Callable[[Place], Outcome | list[Outcome]]] = {
     "kill": kills.killed_often,
+    "workers-end": kills.workers_end,
     "worker": kills.worker_killed,
     "checkpoint-truncated": files.truncated_checkpoint,
     "checkpoint-flipped": files.flipped_checkpoint,
