@@ -285,3 +285,15 @@ def test_signal_to_torchrun_saves_and_the_same_command_goes_on(number, tmp_path)
     again = torchrun(tmp_path)
     said = again.communicate(timeout=300)[0]
     assert again.returncode == 0 and "going on from step" in said
+
+
+@pytest.mark.very_slow
+def test_ready_file_for_two_machines_trains_on_one_that_plays_both(tmp_path):
+    script = Path(__file__).parents[1] / "examples/two_nodes.sh"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    variables = {**os.environ, "PATH": path, "PORT": str(free_port()), "RANKS": "1", "OMP_NUM_THREADS": "1"}
+    command = [script, "localhost", *SIZES, "--duration", "10 steps", "--out", tmp_path]
+    nodes = [subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [node.communicate(timeout=300)[1] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert sum("2 ranks (DDP)" in text for text in said) == 1

@@ -71,7 +71,7 @@ def train(
     else:
         result = run_sweep(recipe, sweep, out, model=model, runtime=runtime, console=console, command=command)
     folder = runs.RunFolder(out)
-    if not parallel.rank() and not folder.report.exists():
+    if not parallel.launched_rank() and not folder.report.exists():
         write_report(folder, data_root=runtime.data_root)
     return Run(out, result)
 

@@ -39,9 +39,14 @@ def num_launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1")) if "MASTER_ADDR" in os.environ else 1
 
 
+def launched_rank() -> int:
+    """The number that torchrun gave this process, also while it does not know of the others; 0 without torchrun."""
+    return int(os.environ.get("RANK", "0")) if num_launched() > 1 else 0
+
+
 def rank() -> int:
-    """The number of this rank, from 0."""
-    return dist.get_rank() if _is_started() else int(os.environ.get("RANK", "0")) if num_launched() > 1 else 0
+    """The number of this rank, from 0; 0 while it works alone."""
+    return dist.get_rank() if _is_started() else 0
 
 
 def size() -> int:

@@ -46,7 +46,7 @@ def stop_on_signals() -> Iterator[Stop]:
         at_once = is_ctrl_c and parallel.size() == 1
         if at_once:
             signal.signal(signal.SIGINT, before[signal.SIGINT])
-        if not parallel.rank():
+        if not parallel.launched_rank():
             again = "; Ctrl-C again stops at once, back to the last checkpoint" if at_once else ""
             print(f"\nfinishing this step and saving{again}", file=sys.stderr)
 

@@ -109,7 +109,7 @@ def train(
       Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, once everything is saved.
     """
     runtime, console, folder = runtime or Runtime(), console or Console(quiet=True), runs.RunFolder(out)
-    if parallel.rank():
+    if parallel.launched_rank():
         console = Console(quiet=True)
     device = devices.resolve_device(runtime.device)
     with parallel.started(device), ExitStack() as until_the_end:

@@ -7,6 +7,7 @@ import gc
 import io
 import os
 import signal
+import subprocess
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -220,6 +221,24 @@ def test_worker_that_is_killed_is_one_sentence(monkeypatch, kind):
             first(open_(Augment(), split, workers=1), 9)
         else:
             list(EvalData(split, PREPROCESSING, workers=1).batches())
+
+
+@dataclass(frozen=True)
+class Asked(Deadly):
+    """Images of which reading the sixth brings the process a SIGTERM from a scheduler."""
+
+    def __getitem__(self, index: int, /) -> np.ndarray:
+        if index == 5:
+            subprocess.run(["kill", "-TERM", str(os.getpid())], check=True)
+        return np.zeros((8, 8, 3), dtype=np.uint8)
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="nothing tells who sends a signal")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
+def test_worker_stays_when_a_scheduler_asks_all_processes_to_end(monkeypatch):
+    monkeypatch.setattr(loading, "MEMORY_BYTES", 0)
+    split = Split(Asked(20), np.zeros(20, dtype=np.int64), [str(i) for i in range(20)])
+    assert sum(len(images) for images, *_ in EvalData(split, PREPROCESSING, workers=1).batches()) == 20
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def _speaks(error: Exception) -> bool:
 
     if isinstance(error, parallel.RankLost):
         return parallel.local_rank() == 0
-    return parallel.rank() == 0 or (parallel.has_started and not isinstance(error, parallel.Failed))
+    return parallel.launched_rank() == 0 or (parallel.has_started and not isinstance(error, parallel.Failed))
 
 
 def one_sentence(error: Exception) -> str:

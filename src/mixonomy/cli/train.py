@@ -101,10 +101,10 @@ def main(argv: list[str]) -> int:
         with leaving_when_preempted():
             run = api.train(options.fields, out, sweep=grid, runtime=runtime, console=Console(), command=command)
     except Interrupted as stop:
-        if not parallel.rank():
+        if not parallel.launched_rank():
             print(stop, file=sys.stderr)
         return PREEMPTED if stop.is_preempted else 130
-    if parallel.rank():  # the first of several processes speaks
+    if parallel.launched_rank():  # the first of several processes speaks
         return 0
     result = run.result
     people = sys.stderr if options.json else sys.stdout
