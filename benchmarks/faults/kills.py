@@ -93,11 +93,9 @@ def worker_killed(place: Place) -> Outcome:
     return went_on(place, "a worker killed", ended, "ended from outside.*--workers", source, out)
 
 
-def went_on(
-    place: Place, case: str, ended: Ended, wanted: str, source: str | Path, out: Path, problems: list[str] | None = None
-) -> Outcome:
+def went_on(place: Place, case: str, ended: Ended, wanted: str, source: str | Path, out: Path, *more: str) -> Outcome:
     """The outcome of a run that ended with a sentence, and then goes on by the same command."""
     before = len(checkpoints(out))
-    found = place.has_lost(source, out)
-    problems = [*(problems or []), *ended.problems(wanted), *found]
+    found = place.has_lost(source, out, *more)
+    problems = [*ended.problems(wanted), *found]
     return Outcome(case, ended, problems, is_intact=before > 0 and not found, is_equal=not found)

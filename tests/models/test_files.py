@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import random
+import shutil
+import subprocess
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -341,3 +343,19 @@ def test_interrupted_write_leaves_the_file_that_was_there(tmp_path, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         write_safetensors(path, {"a": torch.zeros(2)}, {})
     assert path.read_bytes() == before and [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
+def test_disk_that_fills_up_in_a_write_keeps_the_file_that_was_there(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(tmp_path)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this process may not mount a small file system")
+    try:
+        path = tmp_path / "x.safetensors"
+        write_safetensors(path, {"a": torch.ones(400_000)}, {})
+        before = path.read_bytes()
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            write_safetensors(path, {"a": torch.zeros(500_000)}, {})
+        assert caught.value.filename == str(path) and path.read_bytes() == before
+        assert [found.name for found in tmp_path.iterdir()] == [path.name]
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
