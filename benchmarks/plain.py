@@ -291,6 +291,19 @@ PLAIN = {
             Column("repetitions", "n"),
         ),
     ),
+    # One process on a core, two that are strangers, two that train together.
+    "weak_scaling": Plain(
+        "weak_scaling",
+        ("images_per_s",),
+        (
+            Column("model", "model"),
+            Column("processes", "data"),
+            Column("images/s in all", "images_per_s", ",.1f", with_spread=True),
+            Column("/ 1 process", "ratio", ".2f"),
+            Column("memory of each, MB", "rank_bytes", ",.0f", 1e-6),
+            Column("n", "n"),
+        ),
+    ),
     "scale_checkpoints": Plain(
         "scale",
         ("checkpoint_bytes",),

@@ -23,6 +23,7 @@ from rows import RESULTS, Origin, Row, append, make_row, origin
 
 CASES: dict[str, Callable[[Place], Outcome | list[Outcome]]] = {
     "kill": kills.killed_often,
+    "workers-end": kills.workers_end,
     "worker": kills.worker_killed,
     "checkpoint-truncated": files.truncated_checkpoint,
     "checkpoint-flipped": files.flipped_checkpoint,
@@ -36,7 +37,6 @@ CASES: dict[str, Callable[[Place], Outcome | list[Outcome]]] = {
     "corrupt-allowed": files.corrupt_images_allowed,
     "corrupt-pack": files.pack_of_corrupt_images,
     "disk-sizes": disks.full_at_many_places,
-    "disk-write": disks.fills_up_in_a_write,
     "disk-pack": disks.full_while_packing,
     "read-only": disks.read_only_out,
     "read-only-run": disks.read_only_run,

@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from mixonomy.bench.turns import held_bytes, most_bytes
 from mixonomy.checkpoint import Checkpoints, Progress, optimizer_tensors, restore_optimizers, under
 from mixonomy.models import create
 from mixonomy.optim import make_optimizers
@@ -213,6 +214,20 @@ def test_failed_write_is_raised_by_the_next_call_and_leaves_the_old_one(tmp_path
     checkpoints.save(TENSORS, Progress(step=30))
     checkpoints.wait()
     assert checkpoints.newest()[1].step == 30
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_a_checkpoint_takes_one_copy_of_the_tensors_in_memory(tmp_path):
+    tensors = {f"model/{number}": torch.full((2**22,), float(number)) for number in range(16)}  # 256 MiB
+    checkpoints = Checkpoints(tmp_path)
+
+    def write() -> None:
+        checkpoints.save(tensors, Progress(step=1))
+        checkpoints.wait()
+
+    before = held_bytes()
+    assert most_bytes(write) - before < 1.2 * 2**28
 
 
 def test_prefix_is_matched_as_a_whole():

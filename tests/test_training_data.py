@@ -15,6 +15,7 @@ from mixonomy.data import open_source
 from mixonomy.experiment import Runtime, set_up
 from mixonomy.models import info_of
 from mixonomy.recipe import Recipe, changed
+from mixonomy.runs import RunFolder
 from mixonomy.training import train
 from training_runs import assert_same_weights, jpeg, killed_at, tiny
 
@@ -86,6 +87,19 @@ def test_bad_images_are_still_named_after_a_resume(with_bad, tmp_path, monkeypat
     parts = train(recipe, tmp_path / "parts", runtime=Runtime(workers=0))
     assert parts["bad_images"] == whole["bad_images"]
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_what_to_do_about_bad_images_may_change_when_a_run_goes_on(with_bad, tmp_path, monkeypatch):
+    recipe = on_bad(with_bad, "decoded by workers", on_bad_image="skip", max_bad_share=0.1)
+    train(recipe, tmp_path / "whole", runtime=Runtime(workers=0))
+    killed_at(7, monkeypatch, recipe, tmp_path / "parts", runtime=Runtime(workers=0))
+    more = changed(recipe, data={"max_bad_share": 0.5})
+    train(more, tmp_path / "parts", runtime=Runtime(workers=0))
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    folder = RunFolder(tmp_path / "parts")
+    folder.check_recipe(changed(recipe, data={"on_bad_image": "error"}))
+    with pytest.raises(ValueError, match=r"holds another run: data.val_share \(0.0 there, 0.1 now\)"):
+        folder.check_recipe(changed(recipe, data={"val_share": 0.1}))
 
 
 @pytest.mark.parametrize("path", ["in memory", "decoded by workers"])

@@ -195,3 +195,38 @@ def test_pre_emption_saves_and_ends_with_a_status_of_its_own(number, tmp_path):
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 75, said
     assert "stopped after step" in said and any((tmp_path / "run/checkpoints").iterdir())
+
+
+HOLDING = """
+import os, sys, time
+from mixonomy.runs import RunFolder
+with RunFolder(sys.argv[1]).locked():
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="workers are forked on Linux only")
+def test_lock_of_a_killed_process_does_not_outlive_it_in_its_workers(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLDING, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    child = int(holder.stdout.readline())
+    holder.kill()
+    holder.wait()
+    try:
+        with RunFolder(tmp_path).locked():
+            os.kill(child, 0)  # it is still there
+    finally:
+        os.kill(child, signal.SIGKILL)
+        holder.stdout.close()
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path, monkeypatch):
+    killed_at(7, monkeypatch, tiny(), tmp_path)
+    for name in (".model.safetensors.1.tmp", "checkpoints/.step-000000009.safetensors.1.tmp"):
+        (tmp_path / name).write_bytes(b"half")
+    train(tiny(), tmp_path)
+    assert not list(tmp_path.rglob("*.tmp"))

@@ -1,18 +1,13 @@
 """Disks that are full, fill up, or cannot be written."""
 
-import contextlib
-import os
 import time
-from collections.abc import Callable
-from pathlib import Path
 
-from faults.commands import CannotMount, Ended, alive, mounted, remount
+from faults.commands import CannotMount, alive, mounted, remount
 from faults.kills import went_on
 from faults.place import SHARD, Outcome, Place, checkpoints, different
 
 FULL = "disk|space"
 ROOM = 400_000_000
-TRIES = 5  # to meet the milliseconds of a write
 
 
 def full_at_many_places(place: Place, num_sizes: int = 6) -> list[Outcome]:
@@ -42,45 +37,6 @@ def full_at_many_places(place: Place, num_sizes: int = 6) -> list[Outcome]:
         except CannotMount as error:
             return [*outcomes, Outcome(case, skipped=f"no file system can be mounted here ({error})")]
     return outcomes
-
-
-def fills_up_in_a_write(place: Place) -> Outcome:
-    """A disk that something else fills while a checkpoint is being written, and not before it is begun."""
-    case, source, folder = "a disk that fills up in a write", place.photos, place.folder / "filling"
-    out = folder / "run"
-    try:
-        with mounted(folder, ROOM):
-            for _ in range(TRIES):
-                ended = _filled(place, source, folder, out)
-                if ended.status == 0 or "is full" in ended.sentence:
-                    break
-            return went_on(place, case, ended, "the disk of .*step-.*safetensors is full; make room", source, out)
-    except CannotMount as error:
-        return Outcome(case, skipped=f"no file system can be mounted here ({error})")
-
-
-def _filled(place: Place, source: Path, folder: Path, out: Path) -> Ended:
-    """The end of a training for which something takes room as soon as the file of a checkpoint begins to grow."""
-    command = place.started(source, out)
-    before = {path.name for path in checkpoints(out)}
-    command.until(lambda: len({path.name for path in checkpoints(out)} - before) == 2, place.limit_s)
-    checkpoint = checkpoints(out)[-1].stat().st_size
-    _take(folder / "much", lambda free: free - round(1.2 * checkpoint))  # a write is begun with 1.05 times as much
-    command.until(lambda: any((out / "checkpoints").glob(".step-*.tmp")), place.limit_s)
-    _take(folder / "more", lambda free: checkpoint // 3)
-    ended = command.ended(place.limit_s)
-    place.say(f"  {ended.seconds:5.1f} s  status {ended.status:3d}  {ended.sentence}")
-    for name in ("much", "more"):
-        (folder / name).unlink()
-    return ended
-
-
-def _take(path: Path, wanted: Callable[[int], int]) -> None:
-    """Takes as many bytes as are wanted of those that are free, at once; none if there are fewer."""
-    found = os.statvfs(path.parent)
-    num_bytes = wanted(found.f_bavail * found.f_frsize)
-    with open(path, "wb") as file, contextlib.suppress(OSError):
-        os.posix_fallocate(file.fileno(), 0, max(num_bytes, 1))
 
 
 def full_while_packing(place: Place) -> Outcome:

@@ -25,29 +25,22 @@ def killed_often(place: Place, num_kills: int = 25, seed: int = 0) -> Outcome:
     kinds += [IN_TRAINING] * (num_kills - at_the_end - len(kinds))
     draws.shuffle(kinds)
     targets = sorted(draws.randrange(place.steps * 9 // 10) for _ in kinds)
-    counts = {"kills": 0, "half_written": 0, "mid_epoch": 0, "orphans": 0}
+    counts = {"kills": 0, "half_written": 0, "mid_epoch": 0}
     problems: list[str] = []
-    orphans: list[int] = []
     for kind, target in [*zip(kinds, targets, strict=True), *[(AT_THE_END, place.steps)] * at_the_end]:
         command = place.started(source, out)
         if not _killed(command, kind, target, out, draws, place.limit_s):
             ended = command.ended(place.limit_s)
             problems.append(f"it ended before it was killed {kind} ({target}): {ended.status}, {ended.text[-300:]}")
             break
-        orphans += command.orphans
         counts["kills"] += 1
         counts["half_written"] += any((out / "checkpoints").glob(".step-*.tmp"))
         counts["mid_epoch"] += last_step(out) * BATCH % TRAIN_IMAGES >= BATCH
         place.say(f"  killed {kind}, about step {last_step(out)}; {len(checkpoints(out))} checkpoints")
-    last = time.monotonic() + place.limit_s
-    while alive(orphans) and time.monotonic() < last:
-        time.sleep(0.1)
-    counts["orphans"] = len(alive(orphans))
     ended = place.run(*place.train(source, out))
     problems += ended.problems("top-1|is finished" if ended.status else "", status=0)
-    problems += [f"{counts['orphans']} workers outlived their process"] if counts["orphans"] else []
     found = different(place.whole(source), out)
-    left = [path.name for path in (out / "checkpoints").iterdir() if path.name.startswith(".")]
+    left = [path.name for path in out.rglob(".*.tmp")]
     problems += [f"left behind: {', '.join(left)}"] if left else []
     return Outcome(f"killed {num_kills} times", ended, [*problems, *found], is_equal=not found, counts=dict(counts))
 
@@ -73,6 +66,22 @@ def _killed(command: Command, kind: str, target: int, out: Path, draws: random.R
     return True
 
 
+def workers_end(place: Place) -> Outcome:
+    """What becomes of the processes that decode images when the one they work for is killed."""
+    source, out = place.photos, place.folder / "orphans"
+    command = place.started(source, out)
+    command.until(lambda: bool(checkpoints(out)) and len(command.children()) == 2, place.limit_s)
+    start = time.monotonic()
+    command.kill()
+    while (left := alive(command.orphans)) and time.monotonic() - start < place.limit_s:
+        time.sleep(0.1)
+    seconds = time.monotonic() - start
+    place.say(f"  {seconds:5.1f} s until the workers ended")
+    ended = Ended(command.process.returncode, seconds, "")
+    problems = [f"{len(left)} workers are still there"] if left else []
+    return Outcome("the workers of a killed process", ended, problems)
+
+
 def worker_killed(place: Place) -> Outcome:
     """One of the processes that decode images, killed as the system does when memory is full."""
     source, out = place.photos, place.folder / "worker"
@@ -84,11 +93,9 @@ def worker_killed(place: Place) -> Outcome:
     return went_on(place, "a worker killed", ended, "ended from outside.*--workers", source, out)
 
 
-def went_on(
-    place: Place, case: str, ended: Ended, wanted: str, source: str | Path, out: Path, problems: list[str] | None = None
-) -> Outcome:
+def went_on(place: Place, case: str, ended: Ended, wanted: str, source: str | Path, out: Path, *more: str) -> Outcome:
     """The outcome of a run that ended with a sentence, and then goes on by the same command."""
     before = len(checkpoints(out))
-    found = place.has_lost(source, out)
-    problems = [*(problems or []), *ended.problems(wanted), *found]
+    found = place.has_lost(source, out, *more)
+    problems = [*ended.problems(wanted), *found]
     return Outcome(case, ended, problems, is_intact=before > 0 and not found, is_equal=not found)

@@ -85,11 +85,12 @@ class Place:
         """The training, begun."""
         return Command(self.train(source, out, *more), self.log())
 
-    def whole(self, source: str | Path) -> Path:
+    def whole(self, source: str | Path, *more: str) -> Path:
         """The run folder of the training undisturbed; trained when it is first asked for."""
-        out = self.folder / f"whole-{self.steps}-{Path(str(source).removeprefix('shards:')).name}"
+        name = "-".join([Path(str(source).removeprefix("shards:")).name, *more])
+        out = self.folder / f"whole-{self.steps}-{name}"
         if not (out / "result.json").is_file():
-            ended = self.run(*self.train(source, out))
+            ended = self.run(*self.train(source, out, *more))
             assert ended.status == 0, ended.text
         return out
 
@@ -99,7 +100,7 @@ class Place:
             ended = self.run(*self.train(source, out, *more))
         except Hung as error:
             return [str(error)]
-        return [*ended.problems("going on from step", status=0), *different(self.whole(source), out)]
+        return [*ended.problems("going on from step", status=0), *different(self.whole(source, *more), out)]
 
 
 def checkpoints(out: Path) -> list[Path]:

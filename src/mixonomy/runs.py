@@ -104,6 +104,8 @@ class RunFolder:
                         raise ValueError(
                             f"another process is training in {self.path}; wait, or give another --out."
                         ) from None
+                for left in self.path.glob(".*.tmp"):  # of a process that was killed while it wrote
+                    left.unlink()
                 yield
         finally:
             _held.discard(file)

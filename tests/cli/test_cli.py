@@ -382,6 +382,27 @@ def test_full_memory_is_one_sentence(error, says, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(28, "No space left on device", "/x/run"), "the disk of /x/run is full; make room, then run the same"),
+        (OSError(28, "No space left on device"), "the disk is full; make room, then run the same command again."),
+        (
+            RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed. "),
+            "ended from outside, as happens when",
+        ),
+    ],
+    ids=["file", "no name", "worker"],
+)
+def test_full_disk_and_killed_worker_are_one_sentence(error, says, capsys, monkeypatch):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr("mixonomy.cli.list.main", fail)
+    status, out, err = call(capsys, "list")
+    assert (status, out) == (1, "") and says in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("given", "says"),
     [
         (("abc",), "--image-size: abc is not a whole number or two of them;"),

@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import random
+import shutil
+import subprocess
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from mixonomy.models import create, info_of, load_weights, read_npz, read_safetensors, save_model, set_info
-from mixonomy.models.files import write_atomically
+from mixonomy.models import create, files, info_of, load_weights, read_npz, read_safetensors, save_model, set_info
+from mixonomy.models.files import write_atomically, write_safetensors
 from mixonomy.models.info import ModelInfo
 from mixonomy.models.mixer import npz_name
 from mixonomy.preprocessing import Preprocessing
@@ -315,3 +317,45 @@ def test_half_precision_weights_become_a_model_of_float32(tmp_path):
     save_model(tiny().bfloat16(), tmp_path / "half.safetensors")
     back = read_safetensors(tmp_path / "half.safetensors")
     assert {parameter.dtype for parameter in back.parameters()} == {torch.float32}
+
+
+def test_full_disk_is_an_error_of_the_system_with_the_name_of_the_file(tmp_path, monkeypatch):
+    def full(_, path, **__):
+        path.write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(files, "save_file", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_safetensors(tmp_path / "x.safetensors", {"a": torch.ones(2)}, {})
+    assert (caught.value.errno, caught.value.filename) == (28, str(tmp_path / "x.safetensors"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_interrupted_write_leaves_the_file_that_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"a": torch.ones(2)}, {})
+    before = path.read_bytes()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_safetensors(path, {"a": torch.zeros(2)}, {})
+    assert path.read_bytes() == before and [found.name for found in tmp_path.iterdir()] == [path.name]
+
+
+def test_disk_that_fills_up_in_a_write_keeps_the_file_that_was_there(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(tmp_path)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("this process may not mount a small file system")
+    try:
+        path = tmp_path / "x.safetensors"
+        write_safetensors(path, {"a": torch.ones(400_000)}, {})
+        before = path.read_bytes()
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            write_safetensors(path, {"a": torch.zeros(500_000)}, {})
+        assert caught.value.filename == str(path) and path.read_bytes() == before
+        assert [found.name for found in tmp_path.iterdir()] == [path.name]
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
