@@ -3,6 +3,7 @@
 Axes: B images, c image channels, H and W pixels, K classes.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -131,6 +132,7 @@ def export_model(
     if isinstance(model, nn.Module):
         if image_size is not None:
             raise ValueError("image_size has no effect on a loaded model; resize it by mixonomy.resize first.")
+        model = copy.deepcopy(model)  # which stays on its device and in its mode
     else:
         model = load(model, image_size=image_size)
     if isinstance(model, ExportedModel):
@@ -142,7 +144,7 @@ def export_model(
         raise ValueError(f"a {type(model).__name__} of your own is built by your own code; export it to onnx.")
     model = model.cpu().eval()
     images = real_images(info, source, data_root, calibration=int8)
-    is_changed = run is not None and info.preprocessing.image_size != _trained_size(run)
+    is_changed = run is not None and image_size is not None and _trained_size(run) != info.preprocessing.image_size
     origins = origins_of(run, licence, is_changed=is_changed)
     with workshop(target) as made:
         answers = _write(model, info, origins, to, made, num_images, images)
@@ -156,20 +158,30 @@ def export_model(
                 answers = read_exported(small).outputs
                 found = _compared(expected, answers, images.check)
                 as_run, run_precision = _as_run(model, answers, images.check)
-        speeds: list[float | None] = [None, None]
+        speed = eager_speed = None
         batch = num_images or min(TIMED_IMAGES, len(images.check))
         if to in ("onnx", "openvino"):
             some = images.check[:1].expand(batch, -1, -1, -1).contiguous()
             with torch.inference_mode():
-                speeds = [batch / seconds for seconds in in_turns([_first(answers), _first(expected)], some)]
+                speed, eager_speed = (batch / s for s in in_turns([_first(answers), _first(expected)], some))
         publish(made, target)
         path = target
         if small is not None:
             path = target.with_name(small.name)
             publish(small, path)
-    precision = "fp32" if small is None else "int8"
     return Exported(
-        path, to, precision, images.source, found, as_run, run_precision, *speeds, batch, num_bytes(path), gate
+        path=path,
+        to=to,
+        precision="fp32" if small is None else "int8",
+        source=images.source,
+        agreement=found,
+        as_run=as_run,
+        run_precision=run_precision,
+        images_per_s=speed,
+        eager_images_per_s=eager_speed,
+        batch=batch,
+        num_bytes=num_bytes(path),
+        gate=gate,
     )
 
 
