@@ -16,7 +16,7 @@ from mixonomy import publishing
 from mixonomy.evals import Predictor, normalise, probabilities
 from mixonomy.export.agreement import TOLERANCE, Agreement, agreement
 from mixonomy.export.describe import Origins, described, origins_of
-from mixonomy.export.files import Target, destination, num_bytes, publish, workshop
+from mixonomy.export.files import Target, destination, num_bytes, publish, remove, small_of, workshop
 from mixonomy.export.graph import save_openvino, to_onnx, to_openvino
 from mixonomy.export.images import RealImages, real_images
 from mixonomy.export.int8 import MAX_DROP, Gate, judge, smaller
@@ -124,6 +124,8 @@ def export_model(
     _check(to, int8=int8, max_drop=max_drop, num_images=num_images, licence=licence)
     run = None if isinstance(model, nn.Module) else publishing.run_of(model)
     target = destination(run, to, out, overwrite=overwrite)
+    if int8 and out is not None:
+        destination(run, to, small_of(target), overwrite=overwrite)
     if to in ("onnx", "openvino"):
         for package in ("onnx", "onnxscript", *(("openvino",) if to == "openvino" else ("onnxruntime",))):
             imported(package)
@@ -165,10 +167,11 @@ def export_model(
             with torch.inference_mode():
                 speed, eager_speed = (batch / s for s in in_turns([_first(answers), _first(expected)], some))
         publish(made, target)
-        path = target
+        path = target if small is None else small_of(target)
         if small is not None:
-            path = target.with_name(small.name)
             publish(small, path)
+        elif int8:  # one of another model, which passed, would be taken for this one's
+            remove(small_of(target))
     return Exported(
         path=path,
         to=to,
@@ -278,7 +281,7 @@ def _int8(
     """The file in 8-bit integers if it passes, and how it was judged."""
     expected = _first(_eager(model, info))
     graph, in_float = smaller(openvino_model(made), images.calibration, expected)
-    path = made.with_name(f"{made.stem}-int8.xml")
+    path = small_of(made)
     text = described(info, origins, to="openvino", precision="int8", num_images=num_images, in_float=in_float)
     save_openvino(graph, path, text)
     small = read_exported(path)
