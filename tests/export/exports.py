@@ -38,9 +38,8 @@ def small(name: str, image_size: tuple[int, int] = (12, 16), **changes: object) 
 def pixels(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
     """A smooth picture, uint8 [height, width, channels]."""
     coarse = np.random.default_rng(seed).integers(0, 256, (3, 4, channels), dtype=np.uint8)
-    planes = [
-        Image.fromarray(coarse[..., c]).resize((width, height), Image.Resampling.BICUBIC) for c in range(channels)
-    ]
+    size, smooth = (width, height), Image.Resampling.BICUBIC
+    planes = [Image.fromarray(coarse[..., c]).resize(size, smooth) for c in range(channels)]
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
 

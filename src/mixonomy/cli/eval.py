@@ -21,7 +21,7 @@ class Eval:
     """
 
     run: Positional[str]
-    """A run folder, a .safetensors or .npz file, timm:NAME, or hf:OWNER/NAME on the Hugging Face hub."""
+    """A run folder, a .safetensors, .npz, .onnx or .xml file, timm:NAME, or hf:OWNER/NAME on the Hugging Face hub."""
     data: str | None = None
     """SOURCE; the data the run was trained on if not given."""
     split: Literal["train", "val", "test"] | None = None

@@ -29,7 +29,7 @@ class Predict:
     """Classifies images; exits with 0 if all were answered, with 1 if one could not be read."""
 
     run: Annotated[Positional[str], arg(metavar="RUN")]
-    """A run folder, a .safetensors or .npz file, timm:NAME, or hf:OWNER/NAME on the Hugging Face hub."""
+    """A run folder, a .safetensors, .npz, .onnx or .xml file, timm:NAME, or hf:OWNER/NAME on the Hugging Face hub."""
     paths: Annotated[Positional[tuple[str, ...]], arg(metavar="PATH...")]
     """Image files, folders, patterns such as 'photos/**/*.jpg', or - for paths on standard input (by line or NUL)."""
     top: int | None = None

@@ -3,6 +3,7 @@
 Axes: B images, c image channels, H and W pixels, K classes.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from mixonomy import publishing
 from mixonomy.evals import Predictor, normalise, probabilities
 from mixonomy.export.agreement import TOLERANCE, Agreement, agreement
 from mixonomy.export.describe import Origins, described, origins_of
-from mixonomy.export.files import Target, destination, num_bytes, publish, workshop
+from mixonomy.export.files import Target, destination, num_bytes, publish, remove, small_of, workshop
 from mixonomy.export.graph import save_openvino, to_onnx, to_openvino
 from mixonomy.export.images import RealImages, real_images
 from mixonomy.export.int8 import MAX_DROP, Gate, judge, smaller
@@ -123,6 +124,8 @@ def export_model(
     _check(to, int8=int8, max_drop=max_drop, num_images=num_images, licence=licence)
     run = None if isinstance(model, nn.Module) else publishing.run_of(model)
     target = destination(run, to, out, overwrite=overwrite)
+    if int8 and out is not None:
+        destination(run, to, small_of(target), overwrite=overwrite)
     if to in ("onnx", "openvino"):
         for package in ("onnx", "onnxscript", *(("openvino",) if to == "openvino" else ("onnxruntime",))):
             imported(package)
@@ -131,6 +134,7 @@ def export_model(
     if isinstance(model, nn.Module):
         if image_size is not None:
             raise ValueError("image_size has no effect on a loaded model; resize it by mixonomy.resize first.")
+        model = copy.deepcopy(model)  # which stays on its device and in its mode
     else:
         model = load(model, image_size=image_size)
     if isinstance(model, ExportedModel):
@@ -142,7 +146,7 @@ def export_model(
         raise ValueError(f"a {type(model).__name__} of your own is built by your own code; export it to onnx.")
     model = model.cpu().eval()
     images = real_images(info, source, data_root, calibration=int8)
-    is_changed = run is not None and info.preprocessing.image_size != _trained_size(run)
+    is_changed = run is not None and image_size is not None and _trained_size(run) != info.preprocessing.image_size
     origins = origins_of(run, licence, is_changed=is_changed)
     with workshop(target) as made:
         answers = _write(model, info, origins, to, made, num_images, images)
@@ -156,20 +160,31 @@ def export_model(
                 answers = read_exported(small).outputs
                 found = _compared(expected, answers, images.check)
                 as_run, run_precision = _as_run(model, answers, images.check)
-        speeds: list[float | None] = [None, None]
+        speed = eager_speed = None
         batch = num_images or min(TIMED_IMAGES, len(images.check))
         if to in ("onnx", "openvino"):
             some = images.check[:1].expand(batch, -1, -1, -1).contiguous()
             with torch.inference_mode():
-                speeds = [batch / seconds for seconds in in_turns([_first(answers), _first(expected)], some)]
+                speed, eager_speed = (batch / s for s in in_turns([_first(answers), _first(expected)], some))
         publish(made, target)
-        path = target
+        path = target if small is None else small_of(target)
         if small is not None:
-            path = target.with_name(small.name)
             publish(small, path)
-    precision = "fp32" if small is None else "int8"
+        elif int8:  # one of another model, which passed, would be taken for this one's
+            remove(small_of(target))
     return Exported(
-        path, to, precision, images.source, found, as_run, run_precision, *speeds, batch, num_bytes(path), gate
+        path=path,
+        to=to,
+        precision="fp32" if small is None else "int8",
+        source=images.source,
+        agreement=found,
+        as_run=as_run,
+        run_precision=run_precision,
+        images_per_s=speed,
+        eager_images_per_s=eager_speed,
+        batch=batch,
+        num_bytes=num_bytes(path),
+        gate=gate,
     )
 
 
@@ -266,7 +281,7 @@ def _int8(
     """The file in 8-bit integers if it passes, and how it was judged."""
     expected = _first(_eager(model, info))
     graph, in_float = smaller(openvino_model(made), images.calibration, expected)
-    path = made.with_name(f"{made.stem}-int8.xml")
+    path = small_of(made)
     text = described(info, origins, to="openvino", precision="int8", num_images=num_images, in_float=in_float)
     save_openvino(graph, path, text)
     small = read_exported(path)

@@ -45,6 +45,11 @@ def destination(run: RunFolder | None, to: Target, out: str | Path | None, *, ov
     return out
 
 
+def small_of(out: Path) -> Path:
+    """The file in 8-bit integers beside a float file."""
+    return out.with_name(f"{out.stem}-int8{out.suffix}")
+
+
 @contextmanager
 def workshop(out: Path) -> Iterator[Path]:
     """A folder beside `out` that is gone afterwards, whatever happens; yields the path of `out`'s name in it.
@@ -72,6 +77,12 @@ def publish(made: Path, out: Path) -> None:
         return
     for part in reversed(parts_of(made)):
         os.replace(part, out.with_name(out.stem + part.name.removeprefix(made.stem)))
+
+
+def remove(path: Path) -> None:
+    """Removes an exported file with what belongs to it, if it is there."""
+    for part in parts_of(path):
+        part.unlink(missing_ok=True)
 
 
 def num_bytes(path: Path) -> int:

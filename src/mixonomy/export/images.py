@@ -64,7 +64,8 @@ def real_images(info: ModelInfo, source: str | None, data_root: str | None, *, c
             raise ValueError("these weights name no data to check the file on; say which by --data SOURCE.")
         source = own.source
     opened = data.open_source(source, data_root)
-    some, val = _parts(opened, info)
+    is_given = source != own.source if own is not None else True
+    some, val = _parts(opened, info, is_given=is_given)
     label_map = None
     if calibration and info.class_names:
         label_map = map_classes(info.class_names, opened.class_names)
@@ -80,10 +81,10 @@ def real_images(info: ModelInfo, source: str | None, data_root: str | None, *, c
     )
 
 
-def _parts(opened: data.Source, info: ModelInfo) -> tuple[data.Split, data.Split | None]:
+def _parts(opened: data.Source, info: ModelInfo, *, is_given: bool) -> tuple[data.Split, data.Split | None]:
     """(images that nothing is judged by, images that the model has not learned from or None)."""
     own, splits = info.trained_on, opened.splits
-    if own is not None and own.source == opened.name and own.digest != opened.digest():
+    if own is not None and not is_given and own.digest != opened.digest():
         return next(iter(splits.values())), None  # which of them it learned from is not known
     if own is not None and own.digest == opened.digest() and "train" in splits:
         plan = data.plan_splits(opened, own.val_share, train_on_val=own.with_val, train_images=own.train_images)

@@ -53,6 +53,8 @@ def quantized(graph: Any, images: Tensor, *, in_float: Sequence[str] = ()) -> An
     Args:
       in_float: names of operations that stay as they are.
     """
+    # On import NNCF looks for a CUDA compiler, of which there is nothing to say here.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     nncf = imported("nncf")
     nncf.set_log_level(logging.ERROR)
     scope = nncf.IgnoredScope(names=list(in_float)) if in_float else None
