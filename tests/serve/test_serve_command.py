@@ -46,7 +46,7 @@ def started(saved, folder, *options):
             yield process
         finally:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 @pytest.mark.slow
