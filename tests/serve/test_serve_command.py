@@ -139,7 +139,7 @@ def test_the_table_of_options_in_the_guide_has_their_defaults():
         names = [name.strip("`- ").replace("-", "_") for name in names.split(", ")]
         found |= dict(zip(names, values.split(", "), strict=True))
     defaults = {field.name: field.default for field in fields(Serve)}
-    assert len(found) == 11
+    assert len(found) == 12
     for name, value in found.items():
         assert defaults[name] is None if not value.isdigit() else defaults[name] == float(value), name
 
