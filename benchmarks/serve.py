@@ -9,6 +9,7 @@ ready in memory. Overload is an open loop: requests come at five times the susta
 
 import argparse
 import asyncio
+import io
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import torch
+from PIL import Image
 
 import mixonomy as mx
 from mixonomy.data import open_source
@@ -185,6 +187,13 @@ def bare_images_per_s(path: Path, size: int, seconds: float) -> float:
     return float(done.stdout)
 
 
+def enlarged(image: bytes, side: int) -> bytes:
+    """The image as a JPEG of so many pixels a side."""
+    file = io.BytesIO()
+    Image.open(io.BytesIO(image)).convert("RGB").resize((side, side)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
 def write_model(path: Path, name: str, image_size: int, classes: int) -> None:
     """A model with random weights in its head too, so that its answers differ."""
     torch.manual_seed(0)
@@ -318,6 +327,7 @@ def main() -> int:
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--data", default="imagenette", help="whose test images are sent, as their files are")
     parser.add_argument("--data-root", help="folder of the known data sets; $MIXONOMY_DATA if not given")
+    parser.add_argument("--side", type=int, help="send them as JPEGs with so many pixels a side, as photographs have")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--batch", type=int, default=16, help="images that the bare model sees at once")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each load")
@@ -333,9 +343,11 @@ def main() -> int:
     splits = open_source(options.data, options.data_root).splits
     split = splits.get("test") or splits["val"]
     images = [bytes(split.images[i]) for i in range(min(200, len(split.images)))]
-    data = (
-        f"{options.model} at {options.image_size}, {options.data} ({sum(map(len, images)) / len(images) / 1e3:,.0f} kB)"
-    )
+    if options.side:
+        images = [enlarged(image, options.side) for image in images]
+    kilobytes = sum(map(len, images)) / len(images) / 1e3
+    about = (f"{options.side} x {options.side}, " if options.side else "") + f"{kilobytes:,.0f} kB"
+    data = f"{options.model} at {options.image_size}, {options.data} ({about})"
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "model.safetensors"
         write_model(path, options.model, options.image_size, 1000)

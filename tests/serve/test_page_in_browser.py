@@ -75,7 +75,7 @@ def test_images_are_dropped_looked_at_and_shuffled(watched, address):
     expect(page.locator(".card")).to_have_count(3)
     expect(page.locator(".card .bars li")).to_have_count(10)
     expect(page.get_by_role("alert")).to_have_text("this is not an image.")
-    expect(page.get_by_role("status")).to_contain_text("no.txt: this is not an image.")
+    expect(page.locator("#status")).to_contain_text("no.txt: this is not an image.")
     expect(page.locator(".card .time").first).to_contain_text("model")
     assert "<b>cat</b>" in page.locator(".card .bars").first.inner_text()  # a name of a class, not markup
 

@@ -144,6 +144,13 @@ def test_the_first_frame_of_an_animation_does_not_cost_the_memory_of_all(client)
     assert client.post("/v1/predict", content=content).status_code == 200
 
 
+def test_a_gif_that_is_cut_off_behind_its_first_frame_is_read_or_refused(client):
+    frames = [Image.fromarray(pixels(seed=n)).quantize() for n in range(2)]
+    content = encoded("GIF", frames[0], save_all=True, append_images=frames[1:])
+    for end in range(20, len(content), 7):
+        assert client.post("/v1/predict", content=content[:end]).status_code in (200, 415, 422), end
+
+
 def test_before_the_model_is_there_bad_input_is_refused_first_and_good_is_asked_to_wait(monkeypatch):
     may_load = threading.Event()
 

@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
 
 import httpx
 import pytest
@@ -15,6 +18,10 @@ from serving import encoded, tiny_model
 
 import mixonomy as mx
 from mixonomy import cli
+from mixonomy.cli.arguments import parse
+from mixonomy.cli.serve import Serve
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # The command, with every connection that the process itself opens noted in a file.
 NOTING = """
@@ -46,7 +53,7 @@ def started(saved, folder, *options):
             yield process
         finally:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 @pytest.mark.slow
@@ -122,3 +129,28 @@ def test_without_the_extra_the_command_says_what_to_install(saved, capsys, monke
 def test_options_that_cannot_work_are_refused_before_anything_is_loaded(options, words, saved, capsys):
     assert cli.main(["serve", str(saved), *options]) == 1
     assert words in capsys.readouterr().err
+
+
+def test_the_table_of_options_in_the_guide_has_their_defaults():
+    text = (ROOT / "docs/serve.md").read_text()
+    rows = re.findall(r"^\| (`--.*?) \| (.*?) \|", text, re.MULTILINE)
+    found = {}
+    for names, values in rows:
+        names = [name.strip("`- ").replace("-", "_") for name in names.split(", ")]
+        found |= dict(zip(names, values.split(", "), strict=True))
+    defaults = {field.name: field.default for field in fields(Serve)}
+    assert len(found) == 12
+    for name, value in found.items():
+        assert defaults[name] is None if not value.isdigit() else defaults[name] == float(value), name
+
+
+def test_the_container_starts_the_command_with_options_that_it_has():
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    entry, command = (json.loads(next(line for line in lines if line.startswith(word)).split(" ", 1)[1])
+                      for word in ("ENTRYPOINT", "CMD"))  # fmt: skip
+    assert entry == ["mixonomy", "serve"]
+    assert parse(Serve, command, name="serve") == Serve("/model", host="0.0.0.0")
+    assert any(line.startswith("USER ") for line in lines)
+    for copied in re.findall(r"^COPY (?!--)(.*) \S+$", "\n".join(lines), re.MULTILINE):
+        for name in copied.split():
+            assert (ROOT / name).exists() and f"!{name}" in (ROOT / ".dockerignore").read_text().splitlines()

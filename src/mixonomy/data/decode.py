@@ -5,7 +5,9 @@ Axes: C channels (1 or 3), H and W pixels.
 
 import contextlib
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -29,8 +31,11 @@ FRAMES = {marker for marker in range(0xC0, 0xD0) if marker not in (0xC4, 0xC8, 0
 WHITE = 255  # what shows through where an image is transparent
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 NO_HEIC = "HEIC needs the library libheif: `apt install libheif1` or `brew install libheif`, or save it as JPEG"
-# What Pillow's decoders raise for damaged files; AVIF's raises RuntimeError.
-DAMAGED = (OSError, SyntaxError, ValueError, RuntimeError, EOFError, Image.DecompressionBombError)
+# What Pillow's readers raise for damaged files: AVIF's RuntimeError, GIF's IndexError, TIFF's struct.error, and so on.
+DAMAGED = (
+    OSError, SyntaxError, ValueError, RuntimeError, EOFError, LookupError, ArithmeticError, TypeError, struct.error,
+    zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 def decode(image: Encoded | Image.Image, channels: int = 3) -> Tensor:
@@ -65,7 +70,7 @@ def decode(image: Encoded | Image.Image, channels: int = 3) -> Tensor:
             return pixels
     header = _header(image)
     # TorchCodec decodes all frames of an animation at once, a few bytes each in the file and whole in memory.
-    if header is None or not (header.has_transparency_data or getattr(header, "is_animated", False)):
+    if header is None or not (header.has_transparency_data or _is_animated(header)):
         try:
             pixels = decode_image(image, mode="RGB" if channels == 3 else "GRAY")
             return pixels if pixels.ndim == 3 else pixels[0]
@@ -170,6 +175,13 @@ def _header(image: bytes) -> Image.Image | None:
         return None
     except DAMAGED as error:
         raise ValueError(f"not a readable image ({error})") from None
+
+
+def _is_animated(header: Image.Image) -> bool:
+    try:
+        return getattr(header, "is_animated", False)
+    except DAMAGED:  # behind the first frame, which Pillow may read
+        return True
 
 
 def _decode_with_pillow(opened: Image.Image, channels: int) -> Tensor:

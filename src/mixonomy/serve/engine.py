@@ -115,7 +115,7 @@ class Engine:
     def path(self) -> str:
         """The way the model is computed, such as "packed bf16"."""
         quick = self._predictor.model
-        return f"{quick.backend} {quick.precision}" if isinstance(quick, Fast) else f"eager {self._predictor.precision}"
+        return f"{quick.backend} {quick.precision}" if isinstance(quick, Fast) else "exported file"
 
     def close(self) -> None:
         """Answers what was accepted, then ends the threads."""

@@ -3,7 +3,7 @@
 
 const $ = (id) => document.getElementById(id);
 const TOP = 5, AT_ONCE = 4, MAP_SIDE = 340;
-const state = { key: "", model: null, cards: [], chosen: null, seed: 1, ticket: {} };
+const state = { key: "", model: null, cards: [], chosen: null, seed: 1, running: {}, waiting: {} };
 
 async function ask(path, options = {}) {
   const headers = state.key ? { authorization: `Bearer ${state.key}` } : {};
@@ -160,23 +160,31 @@ for (const kind of ["dragenter", "dragover"]) addEventListener(kind, (event) => 
 addEventListener("dragleave", (event) => { if (!event.relatedTarget) $("drop").classList.remove("over"); });
 addEventListener("drop", (event) => { event.preventDefault(); $("drop").classList.remove("over"); add(event.dataTransfer.files); });
 
-// ---- a closer look: of several answers on the way only the last one asked for is shown
+// ---- a closer look: one request of each kind at a time; of those asked for meanwhile only the last is sent
 
 async function latest(what, box, job, show, complain) {
-  const ticket = state.ticket[what] = {}, card = state.chosen;
+  if (state.running[what]) { state.waiting[what] = [box, job, show, complain]; return; }
+  state.running[what] = true;
+  const card = state.chosen;
   box.classList.add("busy");
   box.setAttribute("aria-busy", "true");
   let result, problem;
   for (let tries = 0; ; tries++) {
     try { result = await job(card); problem = null; } catch (error) { problem = error; }
     const isBusy = problem && (problem.status === 429 || problem.status === 503);
-    if (!isBusy || tries === 5 || state.ticket[what] !== ticket) break;
+    if (!isBusy || tries === 5 || state.waiting[what]) break;
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
-  if (state.ticket[what] !== ticket || state.chosen !== card) return;
+  state.running[what] = false;
+  if (state.waiting[what]) {
+    const next = state.waiting[what];
+    state.waiting[what] = null;
+    await latest(what, ...next);
+    return;
+  }
   box.classList.remove("busy");
   box.setAttribute("aria-busy", "false");
-  problem ? complain(problem.message) : await show(result);
+  if (state.chosen === card) problem ? complain(problem.message) : await show(result);
 }
 
 async function lookCloser() {
