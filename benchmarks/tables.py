@@ -151,13 +151,13 @@ def _totals(rows: Sequence[TaxonomyRow]) -> dict[str, float]:
 
 TABLES: dict[str, Callable[[Path], str]] = {
     **PLAIN,
+    **{f"study_{study}": text_of(study) for study in STUDIES},
     "recipes": recipes,
     "curves": curves,
     "label_errors": label_errors,
     "folder": folder,
     "layers": layers,
     "taxonomy": taxonomy,
-    **{f"study_{study}": text_of(study) for study in STUDIES},
 }
 FIGURES: dict[str, Callable[[Path], str]] = {
     "docs/taxonomy.svg": taxonomy_figure,

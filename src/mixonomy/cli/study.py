@@ -4,9 +4,9 @@ from mixonomy.cli import subcommands
 
 COMMANDS = {
     "permutation": "what shuffled patches and pixels cost a Mixer, ResNet, ViT and ConvMixer",
+    "taxonomy": "what each layer of a model mixes, and what that costs",
     "ablate": "what each part of a Mixer and its recipe is worth, one thing at a time",
     "scale": "model size against number of images, and the resolution of fine-tuning",
-    "taxonomy": "what each layer of a model mixes, and what that costs",
 }
 
 

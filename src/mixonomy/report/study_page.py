@@ -72,7 +72,7 @@ def study_page(found: Found, origins: Sequence[tuple[str, str]] = ()) -> bytes:
         parts.append(("said", "In words", markup.section("said", "In words", *map(markup.paragraph, others))))
     if found.figures:
         plots = "".join(markup.figure(each.svg, each.caption) for each in found.figures)
-        parts.append(("plots", "Plots", markup.section("plots", "Plots", f'<div class="plots large">{plots}</div>')))
+        parts.append(("plots", "Plots", markup.section("plots", "Plots", f'<div class="plots">{plots}</div>')))
     for number, table in enumerate(found.tables):
         shown = [markup.table(table.head, table.lines, num_texts=table.num_texts)]
         shown += [markup.paragraph(table.note)] if table.note else []
