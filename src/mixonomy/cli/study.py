@@ -4,6 +4,7 @@ from mixonomy.cli import subcommands
 
 COMMANDS = {
     "compare": "which architecture is worth its cost on given data",
+    "paper": "the paper's numbers beside ours, and what the others take",
     "permutation": "what shuffled patches and pixels cost a Mixer, ResNet, ViT and ConvMixer",
     "weights": "what the weights have learned: token-mixing units drawn, and how far each block looks",
     "taxonomy": "what each layer of a model mixes, and what that costs",

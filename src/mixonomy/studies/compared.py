@@ -126,7 +126,7 @@ def level_with(winner: Entry, found: Sequence[Entry]) -> list[Entry]:
 
 
 def front(found: Sequence[Entry], cost: Callable[[Entry], float]) -> list[Entry]:
-    """The Pareto front, the cheapest first: entries that no other beats in accuracy or cost without losing the other."""
+    """The Pareto front, the cheapest first: no entry is beaten in accuracy by one that costs no more."""
     chosen = []
     for entry in sorted(found, key=lambda each: (cost(each), -each.top1.mean)):
         if not chosen or entry.top1.mean > chosen[-1].top1.mean:
