@@ -48,11 +48,12 @@ def measure(case: Case, device: torch.device) -> Cost:
         with torch.inference_mode(), devices.autocast(device, precision):
             model(images)
 
+    model.eval()
     flops = limits.flops_of(model, images[:1]) * case.batch_size
     turns.seconds_of(forward, device)
     forward_s = turns.timed(forward, device, for_s=case.turn_s, at_least=3)
     forward_bytes = turns.most_bytes(forward, device) - before
-    step = training_step(case, OURS, device, model)
+    step = training_step(case, OURS, device, model.train())
     turns.seconds_of(lambda: step(case.batch_size), device)
     step_s = turns.timed(lambda: step(case.batch_size), device, for_s=case.turn_s, at_least=3)
     step_bytes = turns.most_bytes(lambda: step(case.batch_size), device) - before

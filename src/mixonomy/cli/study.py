@@ -4,6 +4,7 @@ from mixonomy.cli import subcommands
 
 COMMANDS = {
     "compare": "which architecture is worth its cost on given data",
+    "paper": "the paper's numbers beside ours, and what the others take",
     "permutation": "what shuffled patches and pixels cost a Mixer, ResNet, ViT and ConvMixer",
     "ablate": "what each part of a Mixer and its recipe is worth, one thing at a time",
     "scale": "model size against number of images, and the resolution of fine-tuning",

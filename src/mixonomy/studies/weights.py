@@ -276,8 +276,8 @@ def _said_of_maps(model: str, series: Series) -> Iterator[str]:
     yield (
         f"{model}: a unit's nearest opposite has the cosine {_mean(opposite):.2f} (chance "
         f"{_mean(opposite_chance):.2f}), its nearest copy {_mean(alike):.2f} (chance {_mean(alike_chance):.2f}), "
-        f"{verdict}. {local[0]} of the units are local (radius below {LOCAL:g} of a constant map's; chance {local[1]}); the mixing has {rank[0]} of the "
-        f"possible rank (chance {rank[1]})."
+        f"{verdict}. {local[0]} of the units are local (radius below {LOCAL:g} of a constant map's; "
+        f"chance {local[1]}); the mixing has {rank[0]} of the possible rank (chance {rank[1]})."
     )
 
 

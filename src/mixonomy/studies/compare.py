@@ -1,0 +1,363 @@
+"""Which architecture is worth its cost on given data: accuracy at equal seconds and at equal epochs, and what it takes.
+
+Every model gets the same recipe but for its learning rate, which is chosen from the same values by trainings of a
+quarter of the length, on validation images; their cost is counted. Then it is trained twice with each seed, on all but
+the test images: for as long as all others, and for as many epochs. A schedule belongs to a length, so these are
+different trainings, but where a model has the same length in both.
+Source: MLP-Mixer paper, figure 3 and tables 2 and 3 (accuracy, cost and throughput beside one another).
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mixonomy.bench.cost import Cost, in_a_process
+from mixonomy.bench.step import Case
+from mixonomy.experiment import Runtime
+from mixonomy.loading import load
+from mixonomy.models import info_of
+from mixonomy.progress import Console
+from mixonomy.recipe import Optim, Recipe, changed
+from mixonomy.recipes import choose_recipe
+from mixonomy.rows import Origin, Row, make_row, origin_of
+from mixonomy.runs import RunFolder, environment, write_json
+from mixonomy.studies.compared import EPOCHS, SECONDS, SETTINGS, found_of
+from mixonomy.studies.contenders import Contender
+from mixonomy.studies.study import DataOf, Planned, Study, rows_of, write_results
+from mixonomy.sweeping import remembering_failure
+from mixonomy.training import Diverged, train
+
+NAME = "compare"
+LRS = (3e-4, 1e-3, 3e-3)  # AdamW, fresh weights
+FINE_TUNING = 0.1  # of them where weights are pre-trained; source: none
+TRIAL = 0.25  # of the shorter training
+SAME = 0.05  # two lengths that differ by less are one
+BACKWARD = 3  # FLOPs of a training step over those of its forward pass; source: Kaplan et al. 2020, section 2.1
+TURN_S = 2.0  # that each timing of steps fills
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Of each training.
+
+    Args:
+      value: seconds or epochs.
+      unit: "seconds" or "epochs".
+    """
+
+    value: float
+    unit: str
+
+    @classmethod
+    def of(cls, text: str) -> "Budget":
+        """ "10min", "90s", "1.5h", or a number of epochs such as "20" or "20 epochs".
+
+        Raises:
+          ValueError: for anything else.
+        """
+        number, unit = text.strip(), ""
+        while number and not (number[-1].isdigit() or number[-1] == "."):
+            number, unit = number[:-1], number[-1] + unit
+        factors = {"s": 1.0, "min": 60.0, "h": 3600.0}
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        unit = unit.strip()
+        if not 0 < value < math.inf or unit not in (*factors, "", "epochs"):
+            raise ValueError(f"the budget is {text!r}; give a time such as 90s, 10min or 2h, or a number of epochs.")
+        return cls(value * factors[unit], "seconds") if unit in factors else cls(value, "epochs")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared on what.
+
+    Args:
+      base: recipe of all trainings but for model, learning rate and length.
+      lrs: that every model tries.
+    """
+
+    base: Recipe
+    contenders: tuple[Contender, ...]
+    budget: Budget
+    seeds: tuple[int, ...]
+    lrs: tuple[float, ...] = LRS
+
+    def recipe(self, contender: Contender) -> Recipe:
+        """Of one contender."""
+        if contender.init is not None:
+            return changed(self.base, init=contender.init)
+        return changed(
+            self.base, model=contender.model.model_dump(exclude_defaults=True) | {"name": contender.model.name}
+        )
+
+    def rates(self, contender: Contender) -> tuple[float, ...]:
+        """The learning rates that a contender tries."""
+        return tuple(float(f"{lr * FINE_TUNING:g}") if contender.init else lr for lr in self.lrs)
+
+    @property
+    def lengths_follow(self) -> dict[str, Any]:
+        """What the lengths were measured for; another request needs another folder."""
+        about = {"models": [asdict(each) | {"model": each.model.model_dump()} for each in self.contenders]}
+        return {
+            **about,
+            "budget": asdict(self.budget),
+            "base": self.base.model_dump(mode="json"),
+            "lrs": list(self.lrs),
+        }
+
+
+def base_recipe(
+    source: str, data_root: str | None, *, image_size: int | None = None, batch_size: int | None = None
+) -> Recipe:
+    """The data, image size and augmentation of the recipe for the data, with AdamW for all.
+
+    AdamW with warm-up and a cosine, as every one of these architectures is trained by it somewhere; a comparison on
+    each one's own optimizer would compare recipes.
+    """
+    found = choose_recipe(None, source, data_root)
+    changes: dict[str, Any] = {"data": {"source": source}}
+    changes |= {} if image_size is None else {"image_size": image_size}
+    changes |= {} if batch_size is None else {"batch_size": batch_size}
+    optim = Optim(name="adamw", lr=LRS[1], weight_decay=0.05, schedule="cosine", clip=1.0)
+    return changed(found, name=NAME, optim=optim.model_dump(), keep="last", early_stop=None, **changes)
+
+
+def compare(
+    asked: Comparison,
+    out: Path,
+    *,
+    runtime: Runtime | None = None,
+    console: Console | None = None,
+    command: str = "",
+) -> list[Row]:
+    """Measures costs, chooses learning rates, trains, and writes OUT/rows.jsonl and OUT/compare.html.
+
+    The lengths that follow from the measured speeds are kept in OUT/plan.json, so that the same command goes on. A
+    model that fails has rows that say why, and the others go on.
+
+    Raises:
+      ValueError: if OUT holds another comparison, or the data is not there.
+      Interrupted: after Ctrl-C, once everything is saved.
+    """
+    runtime, console = runtime or Runtime(), console or Console(quiet=True)
+    data_of = DataOf(runtime)
+    plan = _plan(asked, out, data_of, runtime, console)
+    where = origin_of(plan["environment"], runtime.device, command)
+    rows: list[Row] = []
+    for contender in asked.contenders:
+        about = {"study": NAME, "model": contender.name, "data": asked.base.data.source}
+        cost, steps = plan["costs"][contender.name], plan["steps"].get(contender.name)
+        if steps is None:
+            rows.append(make_row(where, metric="top1", value=None, unit="share", n=0, note=cost["error"], **about))
+            continue
+        rows += _cost_rows(where, cost, plan["batch_size"], contender.note, about)
+        try:
+            lr, trials = _chosen(asked, contender, plan, out, data_of, runtime, console, command)
+        except Diverged as error:
+            note = f"no learning rate trained to its end: {error.what}"
+            rows.append(make_row(where, metric="top1", value=None, unit="share", n=0, note=note, **about))
+            continue
+        rows.append(make_row(where, metric="lr", value=lr, unit="", note=trials["note"], **about))
+        rows.append(make_row(where, metric="sweep_seconds", value=trials["seconds"], unit="s", **about))
+        rows += _final_rows(asked, contender, lr, steps, plan, out, data_of, runtime, console, command)
+    write_results(STUDY, out, rows)
+    return rows
+
+
+STUDY = Study(NAME, (), found_of)
+"""How the rows of comparisons are read."""
+
+
+def _plan(asked: Comparison, out: Path, data_of: DataOf, runtime: Runtime, console: Console) -> dict[str, Any]:
+    """Costs of all contenders and the steps of their trainings, measured once."""
+    path = out / "plan.json"
+    if path.is_file():
+        plan = json.loads(path.read_text())
+        if plan["asked"] != json.loads(json.dumps(asked.lengths_follow)):
+            raise ValueError(
+                f"{out} holds another comparison; give another --out, or the same models, data and budget."
+            )
+        return plan
+    opened = data_of.of(changed(asked.base, data={"train_on_val": True}))
+    num_images, num_classes = len(opened.plan.train), len(opened.source.class_names)
+    costs: dict[str, dict[str, Any]] = {}
+    for number, contender in enumerate(asked.contenders, start=1):
+        console.say(f"compare, cost of {contender.name}, {number} of {len(asked.contenders)}")
+        try:
+            case = _case(asked, contender, num_classes, opened.source.channels)
+            costs[contender.name] = asdict(in_a_process(case, runtime.device))
+        except ValueError as error:
+            console.say(f"{contender.name} has failed: {error}")
+            costs[contender.name] = {"error": str(error)}
+    seconds = {name: statistics.median(cost["step_s"]) for name, cost in costs.items() if "error" not in cost}
+    if not seconds:
+        raise ValueError(f"none of the models runs here; the first said: {next(iter(costs.values()))['error']}")
+    steps = lengths(asked.budget, seconds, num_images / asked.base.batch_size)
+    plan = {
+        "asked": asked.lengths_follow,
+        "costs": costs,
+        "steps": steps,
+        "batch_size": asked.base.batch_size,
+        "num_images": num_images,
+        "environment": environment(),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(path, plan)
+    whole = sum(
+        seconds[name] * (sum(set(each.values())) * len(asked.seeds) + _trial_steps(each) * len(asked.lrs))
+        for name, each in steps.items()
+    )
+    console.say(f"compare: about {whole / 60:,.0f} minutes of training in all on this machine")
+    return plan
+
+
+def lengths(budget: Budget, step_s: Mapping[str, float], steps_per_epoch: float) -> dict[str, dict[str, int]]:
+    """Steps of each model at equal seconds and at equal epochs; at least one, and the same where they nearly are.
+
+    A budget of seconds is what each training may take: the epochs are then those that the slowest model makes in it. A
+    budget of epochs is what each training has: the seconds are then those of the fastest model. So no training takes
+    more than was asked for.
+
+    Args:
+      step_s: seconds of a training step.
+    """
+    if budget.unit == "seconds":
+        by_time = {name: budget.value / each for name, each in step_s.items()}
+        by_epochs = min(by_time.values())
+    else:
+        by_epochs = budget.value * steps_per_epoch
+        fastest = by_epochs * min(step_s.values())
+        by_time = {name: fastest / each for name, each in step_s.items()}
+    found = {}
+    for name, steps in by_time.items():
+        is_same = abs(steps - by_epochs) <= SAME * by_epochs
+        found[name] = {SECONDS: max(round(by_epochs if is_same else steps), 1), EPOCHS: max(round(by_epochs), 1)}
+    return found
+
+
+def _case(asked: Comparison, contender: Contender, num_classes: int, channels: int) -> Case:
+    size = asked.base.height_width
+    if contender.init is None:
+        model = {key: value for key, value in contender.model.model_dump().items() if value is not None}
+    else:
+        arguments = info_of(load(contender.init, num_classes=num_classes, image_size=size)).arguments
+        model = {key: value for key, value in arguments.items() if key not in ("num_classes", "image_size")}
+    return Case({**model, "in_channels": channels}, size, asked.base.batch_size, num_classes, turn_s=TURN_S)
+
+
+def _trial_steps(steps: Mapping[str, int]) -> int:
+    return max(round(TRIAL * min(steps.values())), 1)
+
+
+def _chosen(
+    asked: Comparison,
+    contender: Contender,
+    plan: dict[str, Any],
+    out: Path,
+    data_of: DataOf,
+    runtime: Runtime,
+    console: Console,
+    command: str,
+) -> tuple[float, dict[str, Any]]:
+    """The learning rate that scores best on validation images, and what the trials took.
+
+    Raises:
+      Diverged: if every one does.
+    """
+    steps = _trial_steps(plan["steps"][contender.name])
+    scores: dict[float, float] = {}
+    seconds, failures = 0.0, []
+    for lr in asked.rates(contender):
+        recipe = changed(
+            asked.recipe(contender),
+            optim={"lr": lr},
+            duration=f"{steps} steps",
+            eval_every=f"{steps} steps",
+            seed=asked.seeds[0],
+        )
+        folder = RunFolder(out / "sweep" / contender.name.replace("/", "-").replace(":", "-") / f"lr={lr:g}")
+        console.say(f"compare, {contender.name}: learning rate {lr:g}, {steps} steps")
+        try:
+            with remembering_failure(folder.path):
+                opened = data_of.of(recipe)
+                result = train(
+                    recipe,
+                    folder.path,
+                    runtime=runtime,
+                    console=console,
+                    command=command,
+                    is_trial=True,
+                    opened=opened,
+                )
+        except Diverged as error:
+            failures.append(error)
+            continue
+        folder.model.unlink(missing_ok=True)  # only the score counts
+        scores[lr], seconds = result["val_top1"], seconds + result["seconds"]
+    if not scores:
+        raise failures[0]
+    lr = max(scores, key=lambda rate: scores[rate])
+    said = ", ".join(f"{rate:g}: {100 * score:.2f} %" for rate, score in scores.items())
+    rates = asked.rates(contender)
+    edge = "; at the edge of what was tried" if len(rates) > 2 and lr in (min(rates), max(rates)) else ""
+    return lr, {"seconds": seconds, "note": f"validation top-1 after {steps} steps: {said}{edge}"}
+
+
+def _final_rows(
+    asked: Comparison,
+    contender: Contender,
+    lr: float,
+    steps: Mapping[str, int],
+    plan: dict[str, Any],
+    out: Path,
+    data_of: DataOf,
+    runtime: Runtime,
+    console: Console,
+    command: str,
+) -> Iterator[Row]:
+    """The rows of all trainings; one that has the same length in both settings is in both."""
+    source = asked.base.data.source
+    for seed in asked.seeds:
+        for length in dict.fromkeys(steps.values()):
+            recipe = changed(
+                asked.recipe(contender),
+                optim={"lr": lr},
+                duration=f"{length} steps",
+                eval_every=f"{length} steps",
+                data={"train_on_val": True},
+                seed=seed,
+            )
+            planned = Planned(contender.name, f"{source}, {length} steps", recipe)
+            console.say(f"compare, {contender.name}: seed {seed}, {length} steps")
+            rows = rows_of(NAME, planned, out, data_of, runtime, console, command)
+            epochs = length * plan["batch_size"] / plan["num_images"]
+            if any(row["metric"] == "top1" and row["value"] is not None for row in rows):
+                about = {key: rows[0][key] for key in ("study", "model", "data", "seed")}
+                where = Origin(*(rows[0][key] for key in ("device", "commit", "command", "date")))
+                flops = plan["costs"][contender.name]["flops"] / plan["batch_size"]
+                total = BACKWARD * flops * length * plan["batch_size"]
+                rows.append(make_row(where, metric="train_flops", value=total, unit="FLOP", **about))
+                rows.append(make_row(where, metric="epochs", value=epochs, unit="epochs", **about))
+            for setting in SETTINGS:
+                if steps[setting] == length:
+                    yield from ({**row, "data": f"{source}, {setting}"} for row in rows)
+
+
+def _cost_rows(where: Origin, cost: dict[str, Any], batch: int, note: str, about: dict[str, Any]) -> Iterator[Row]:
+    """What a model costs by itself; times are medians, spreads none."""
+    measured = Cost(**cost)
+    said = f"batch {batch}, {measured.precision}" + (f"; {note}" if note else "")
+    for metric, value, unit in (
+        ("flops", measured.flops / batch, "FLOP per image"),
+        ("predicts_per_s", batch / statistics.median(measured.forward_s), "images/s"),
+        ("trains_per_s", batch / statistics.median(measured.step_s), "images/s"),
+        ("train_bytes", float(measured.step_bytes), "bytes"),
+        ("predict_bytes", float(measured.forward_bytes), "bytes"),
+    ):
+        yield make_row(where, metric=metric, value=value, unit=unit, note=said, **about)

@@ -1,0 +1,293 @@
+"""What rows of a comparison say: tables, Pareto fronts, and a recommendation with its uncertainty."""
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from mixonomy.report.charts import Chart, Line, chart_svg
+from mixonomy.report.study_page import Figure, Found, Table
+from mixonomy.rows import Row
+from mixonomy.studies.paired import Difference, paired, points
+from mixonomy.studies.study import Values, percent, values_of
+
+SECONDS, EPOCHS = "equal seconds", "equal epochs"
+SETTINGS = (SECONDS, EPOCHS)
+FRONT = 5  # colour of the line of the front
+MUCH = 1.5  # times as fast or as small, from which a saving is worth a sentence
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model in one setting.
+
+    Args:
+      top1: test accuracy by seed.
+      seconds: of one training, mean over seeds.
+      sweep_seconds: of all trials of the learning rate.
+      epochs, train_flops: of one training.
+      predicts_per_s, trains_per_s: images/s by themselves, without data.
+      train_bytes: peak memory of a training step.
+      cores: threads of the machine; None on a GPU.
+    """
+
+    model: str
+    top1: Values
+    seconds: float
+    sweep_seconds: float
+    lr: float
+    epochs: float
+    train_flops: float
+    predicts_per_s: float
+    trains_per_s: float
+    train_bytes: float
+    params: float
+    flops: float
+    cores: int | None
+
+    @property
+    def hours(self) -> float:
+        """Core-hours of one training, or hours of the GPU."""
+        return self.seconds * (self.cores or 1) / 3600
+
+
+def found_of(rows: Sequence[Row]) -> Found:
+    """The page and the tables."""
+    sources = list(dict.fromkeys(row["data"].rsplit(", ", 1)[0] for row in rows))
+    said: list[str] = []
+    figures: list[Figure] = []
+    tables: list[Table] = []
+    recommended = {}
+    for source in sources:
+        of = f" on {source}" if len(sources) > 1 else ""
+        for setting in SETTINGS:
+            found = entries(rows, source, setting)
+            if not found:
+                continue
+            if setting == SECONDS:
+                said += [f"{source}: {text}" if of else text for text in recommendation(found)]
+                recommended[source] = best(found).model
+            else:
+                said += [f"{source}: {text}" if of else text for text in at_equal_epochs(found)]
+            figures += _figures(found, source, setting)
+            tables.append(_scores(found, source, setting))
+        if found := entries(rows, source, EPOCHS) or entries(rows, source, SECONDS):
+            tables.append(_costs(found, source))
+    failed = [
+        (row["model"], row["data"], row["note"]) for row in rows if row["metric"] == "top1" and row["value"] is None
+    ]
+    if failed:
+        said.append(f"Not trained to the end: {', '.join(dict.fromkeys(model for model, _, _ in failed))}.")
+        tables.append(Table("Failed", ("model", "data", "why"), tuple(failed), 3))
+    title = f"Which model for {sources[0]}?" if len(sources) == 1 else "Which model?"
+    return Found(title, tuple(said), tuple(figures), tuple(tables), {"recommended": recommended})
+
+
+def entries(rows: Sequence[Row], source: str, setting: str) -> list[Entry]:
+    """The models that were trained to the end, the most accurate first."""
+    place, found = f"{source}, {setting}", []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        top1 = values_of(rows, "top1", model=model, data=place)
+        if not top1.n:
+            continue
+
+        def one(metric: str, data: str, model: str = model) -> float:
+            values = values_of(rows, metric, model=model, data=data)
+            return values.mean if values.n else 0.0
+
+        device = next(row["device"] for row in rows if row["model"] == model and row["data"] == place)
+        found.append(
+            Entry(
+                model,
+                top1,
+                one("seconds", place),
+                one("sweep_seconds", source),
+                one("lr", source),
+                one("epochs", place),
+                one("train_flops", place),
+                one("predicts_per_s", source),
+                one("trains_per_s", source),
+                one("train_bytes", source),
+                one("params", place),
+                one("flops", source),
+                _cores(device),
+            )
+        )
+    return sorted(found, key=lambda entry: -entry.top1.mean)
+
+
+def best(found: Sequence[Entry]) -> Entry:
+    """The highest mean accuracy."""
+    return found[0]
+
+
+def level_with(winner: Entry, found: Sequence[Entry]) -> list[Entry]:
+    """The others that are not clearly worse: the 95 % interval of the paired difference reaches 0 or above."""
+    return [entry for entry in found if entry is not winner and not _is_clearly_worse(winner, entry)]
+
+
+def front(found: Sequence[Entry], cost: Callable[[Entry], float]) -> list[Entry]:
+    """The Pareto front, the cheapest first: no entry is beaten in accuracy by one that costs no more."""
+    chosen = []
+    for entry in sorted(found, key=lambda each: (cost(each), -each.top1.mean)):
+        if not chosen or entry.top1.mean > chosen[-1].top1.mean:
+            chosen.append(entry)
+    return chosen
+
+
+def recommendation(found: Sequence[Entry]) -> Iterator[str]:
+    """What to take, how sure that is, and what costs less."""
+    winner = best(found)
+    level = level_with(winner, found)
+    minutes = _minutes(statistics.median(entry.seconds for entry in found))
+    n = winner.top1.n
+    yield (
+        f"Take {winner.model}: after {minutes} of training for each model it has the highest test accuracy, "
+        f"{percent(winner.top1)} % ({_count(n, 'seed')})."
+        if len(found) > 1
+        else f"{winner.model} has {percent(winner.top1)} % after {minutes} of training ({_count(n, 'seed')})."
+    )
+    if len(found) > 1:
+        if n < 2:
+            runner = found[1]
+            yield (
+                f"With one seed there is no spread, so the order may be chance; the next is {runner.model} with "
+                f"{percent(runner.top1)} %. Repeat with --seeds 0 1 2."
+            )
+        elif level:
+            words = ", ".join(f"{entry.model} ({points(_less(winner, entry))} points)" for entry in level)
+            yield (
+                f"Not clearly worse, since the 95 % interval of the difference over {n} seeds includes 0: {words}. "
+                f"Among these let cost decide."
+            )
+        else:
+            runner = found[1]
+            yield (
+                f"All others are clearly worse: the next, {runner.model}, by {points(_less(winner, runner))} points "
+                f"(95 % interval, {n} seeds)."
+            )
+    for name, cost, unit in (
+        ("answers", lambda entry: 1 / max(entry.predicts_per_s, 1e-9), "as fast"),
+        ("needs", lambda entry: entry.params, "as many parameters"),
+    ):
+        cheaper = [entry for entry in front(found, cost) if cost(winner) >= MUCH * cost(entry)]
+        if cheaper:
+            other = cheaper[-1]
+            ratio = cost(winner) / max(cost(other), 1e-12)
+            how = f"{ratio:.1f} times {unit}" if unit == "as fast" else f"1/{ratio:.1f} {unit}"
+            yield f"{other.model} {name} {how} and gives up {100 * (winner.top1.mean - other.top1.mean):.2f} points."
+
+
+def at_equal_epochs(found: Sequence[Entry]) -> Iterator[str]:
+    """Who learns most from as many looks at the images, and what that takes."""
+    if len(found) < 2:
+        return
+    winner, fastest = best(found), min(found, key=lambda entry: entry.seconds)
+    yield (
+        f"After {winner.epochs:.3g} epochs each, {winner.model} is ahead with {percent(winner.top1)} %, in "
+        f"{_minutes(winner.seconds)}"
+        + (
+            "; it is the fastest, too."
+            if fastest is winner
+            else f"; {fastest.model}, the fastest, takes {_minutes(fastest.seconds)} for {percent(fastest.top1)} %."
+        )
+    )
+
+
+def _scores(found: Sequence[Entry], source: str, setting: str) -> Table:
+    winner, hours = best(found), "core-hours" if found[0].cores else "GPU-hours"
+    lines = tuple(
+        (
+            entry.model,
+            percent(entry.top1),
+            f"{entry.top1.n}",
+            "–" if entry is winner else points(_less(winner, entry)),
+            f"{entry.seconds:,.0f}",
+            f"{entry.hours:.3f}",
+            f"{entry.epochs:.3g}",
+            f"{entry.train_flops / 1e12:,.3g}",
+            f"{entry.lr:g}",
+            f"{entry.sweep_seconds:,.0f}",
+        )
+        for entry in found
+    )
+    head = (
+        "model",
+        "test top-1, %",
+        "seeds",
+        "less than the first, points [95 %]",
+        "seconds",
+        hours,
+        "epochs",
+        "training, TFLOP",
+        "learning rate",
+        "choosing it, s",
+    )
+    note = (
+        f"At {setting}. Seconds and {hours} are of one training with its evaluation; FLOPs are three times those of "
+        "the forward pass. The learning rate was chosen on validation images, by trainings of a quarter of the length."
+    )
+    return Table(f"{source}: {setting}", head, lines, 1, note)
+
+
+def _costs(found: Sequence[Entry], source: str) -> Table:
+    lines = tuple(
+        (
+            entry.model,
+            f"{entry.params / 1e6:.2f}",
+            f"{entry.flops / 1e9:.3f}",
+            f"{entry.trains_per_s:,.0f}",
+            f"{entry.predicts_per_s:,.0f}",
+            f"{entry.train_bytes / 1e6:,.0f}",
+        )
+        for entry in sorted(found, key=lambda entry: entry.params)
+    )
+    head = ("model", "parameters, M", "GFLOP per image", "training, images/s", "prediction, images/s", "training, MB")
+    note = "Speed and peak memory of the model alone at the batch size of the training, each in a process of its own."
+    return Table(f"{source}: what each model takes", head, lines, 1, note)
+
+
+def _figures(found: Sequence[Entry], source: str, setting: str) -> Iterator[Figure]:
+    """Accuracy against throughput at equal seconds, against seconds at equal epochs; the front is the grey line."""
+    if setting == SECONDS:
+        x_of, x_label, sign = (lambda entry: entry.predicts_per_s), "prediction, images/s", -1.0
+    else:
+        x_of, x_label, sign = (lambda entry: entry.seconds), "training, s", 1.0
+    on_front = front(found, lambda entry: sign * x_of(entry))
+    lines = [
+        Line(entry.model, ((x_of(entry), entry.top1.mean, entry.top1.std),), place, is_joined=False)
+        for place, entry in enumerate(sorted(found, key=lambda entry: entry.model))
+    ]
+    edge = sorted((x_of(entry), entry.top1.mean, None) for entry in on_front)
+    if len(edge) > 1:
+        lines.append(Line("Pareto front", tuple(edge), FRONT, has_markers=False))
+    title = f"{source}, {setting}: accuracy against {'throughput' if setting == SECONDS else 'training time'}"
+    better = "right and up" if setting == SECONDS else "left and up"
+    svg = chart_svg(Chart(title, x_label, f"test top-1 at {setting}", tuple(lines), is_share=True, is_log=True))
+    caption = (
+        f"{title}. Better is {better}; bars are the standard deviation over seeds, the line joins the models that no "
+        "other beats in both."
+    )
+    yield Figure(f"compare-{source.replace('/', '-')}-{setting.replace(' ', '-')}", svg, caption)
+
+
+def _less(winner: Entry, entry: Entry) -> Difference:
+    return paired(winner.top1, entry.top1)
+
+
+def _is_clearly_worse(winner: Entry, entry: Entry) -> bool:
+    interval = _less(winner, entry).interval()
+    return interval is not None and interval[1] < 0
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} minutes"
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def _cores(device: str) -> int | None:
+    """Threads from "..., 1 of 2 cores, torch ..."; None of a GPU."""
+    part = next((part for part in device.split(", ") if part.endswith(" cores")), "")
+    return int(part.split(" ")[0]) if part else None

@@ -1,0 +1,243 @@
+"""The paper's tables and figures beside ours; for what was not run, what it takes and by which command.
+
+Published numbers and ours are rows of results/, which the package brings along. Model sizes (table 1) and
+hyper-parameters (table 4) are no measurements: those stand beside what this very code has.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from mixonomy.durations import parse
+from mixonomy.models import create
+from mixonomy.models.create import FAMILIES
+from mixonomy.recipe import Recipe
+from mixonomy.recipes import load_recipe
+from mixonomy.report.study_page import Found, Table
+from mixonomy.rows import Row, read
+
+NAME = "paper"
+IN_PACKAGE, IN_REPOSITORY = Path(__file__).parents[1] / "results", Path(__file__).parents[3] / "results"
+RECIPES = {"ImageNet-1k": "imagenet1k", "ImageNet-21k": "imagenet21k", "JFT-300M": "jft"}
+# Published weights by which entries can be scored without pre-training; see `mixonomy list weights`.
+WEIGHTS = {
+    ("mixer-b/16", "ImageNet-1k"): "timm:mixer_b16_224.goog_in21k_ft_in1k",
+    ("mixer-l/16", "ImageNet-1k"): "timm:mixer_l16_224.goog_in21k_ft_in1k",
+    ("mixer-b/16", "ImageNet-21k"): "timm:mixer_b16_224.goog_in21k",
+    ("mixer-l/16", "ImageNet-21k"): "timm:mixer_l16_224.goog_in21k",
+}
+TIMM = {
+    "BiT-R50x1": "timm:resnetv2_50x1_bit",
+    "BiT-R152x2": "timm:resnetv2_152x2_bit",
+    "BiT-R152x4": "timm:resnetv2_152x4_bit",
+    "BiT-R50x2": None,
+    "HaloNet (H4, base 128, Conv-12)": None,
+    "NFNet-F4+": None,
+}
+FIGURES = (
+    ("figure 2, right", "accuracy against the size of the pre-training data", "scale"),
+    ("figure 3", "accuracy against throughput and pre-training cost", "compare"),
+    ("figure 4", "input permutations", "permutation"),
+    ("figures 5 and 6", "token-mixing units drawn", "weights"),
+    ("figure 7", "stem kernels drawn", "weights"),
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One number of the paper.
+
+    Args:
+      table: such as "table 3".
+      model, data, metric: as in its row.
+      published: in `unit`.
+      ours: in the same unit; None where it was not run.
+      ours_from: where ours is from, or what differs.
+      needs: data and hardware, where it was not run.
+      command: that gives it; empty if there is none.
+    """
+
+    table: str
+    model: str
+    data: str
+    metric: str
+    published: float
+    unit: str
+    ours: float | None = None
+    ours_from: str = ""
+    needs: str = ""
+    command: str = ""
+
+
+def results_folder() -> Path:
+    """The rows that came with the package, or those of the source tree it runs from.
+
+    Raises:
+      ValueError: if neither is there.
+    """
+    for folder in (IN_PACKAGE, IN_REPOSITORY):
+        if (folder / "published.jsonl").is_file():
+            return folder
+    raise ValueError("results/published.jsonl came not with this installation; give its folder by --results.")
+
+
+def entries(results: Path) -> list[Entry]:
+    """All numbers of tables 1 to 4 and figure 4, in the order of the paper.
+
+    Args:
+      results: folder of the rows.
+    Raises:
+      ValueError: if there are no published rows in it.
+    """
+    published = [row for row in read(results / "published.jsonl") if row["study"] == NAME]
+    if not published:
+        raise ValueError(f"{results} has no published.jsonl with rows of the paper; give the folder results/.")
+    measured = [row for path in sorted(results.glob("*.jsonl")) if path.name != "published.jsonl" for row in read(path)]
+    sizes: dict[str, int] = {}
+    return [_entry(row, measured, sizes) for row in published]
+
+
+def found_of(found: Sequence[Entry], results: Path) -> Found:
+    """Tables as the paper has them, ours beside each."""
+    ran = [entry for entry in found if entry.ours is not None]
+    tables = [
+        Table(
+            f"{table[0].upper()}{table[1:]} of the paper",
+            ("model", "trained on", "what", "published", "ours", "from, or what it needs", "command"),
+            tuple(_line(entry) for entry in found if entry.table == table),
+            3,
+        )
+        for table in dict.fromkeys(entry.table for entry in found)
+    ]
+    lines = tuple(
+        (figure, what, _rows_there(results, study), f"mixonomy study {study}") for figure, what, study in FIGURES
+    )
+    note = "Values of these figures stand in the paper as pictures only, but for what the text says of figure 4."
+    tables.append(Table("Figures of the paper", ("figure", "what", "our rows", "command"), lines, 4, note))
+    exact = [entry for entry in ran if entry.table in ("table 1", "table 4")]
+    equal = sum(_agrees(entry) for entry in exact)
+    said = (
+        f"{len(found)} numbers of the paper; beside {len(ran)} of them stands ours.",
+        f"Model sizes and hyper-parameters: {equal} of {len(exact)} agree with what this code has.",
+        "JFT-300M is private, so its rows cannot be run by anybody else; their commands take any weakly labelled data.",
+    )
+    return Found(
+        "The paper's numbers beside ours", said, (), tuple(tables), {"entries": [asdict(each) for each in found]}
+    )
+
+
+def _entry(row: Row, measured: Sequence[Row], sizes: dict[str, int]) -> Entry:
+    table = row["source"].rpartition(", ")[2]
+    about = (table, row["model"], row["data"], row["metric"], row["value"], row["unit"])
+    if table == "table 1":
+        if row["model"] not in sizes:
+            sizes[row["model"]] = _params_without_head(row["model"])
+        return Entry(*about, ours=float(sizes[row["model"]]), ours_from="counted", command="mixonomy list models")
+    trained_on = row["data"].split(",")[0]
+    if table == "table 4":
+        recipe = load_recipe(RECIPES[trained_on], row["model"])
+        return Entry(*about, ours=_setting(recipe, row["metric"]), ours_from=f"recipe {RECIPES[trained_on]}")
+    found = _measured(row, measured)
+    if found is not None:
+        how = f"{found['data']}, {found['device']}"
+        return Entry(*about, ours=found["value"], ours_from=how, command=found["command"])
+    needs, command = _way(row["model"], trained_on, row["metric"], row["data"])
+    return Entry(*about, needs=needs, command=command)
+
+
+def _params_without_head(name: str) -> int:
+    with torch.device("meta"):
+        model = create(name)
+    return sum(p.numel() for key, p in model.named_parameters() if not key.startswith("head."))
+
+
+def _setting(recipe: Recipe, metric: str) -> float:
+    """A hyper-parameter of table 4 as the recipe has it."""
+    values = {
+        "epochs": parse(recipe.duration)[0],
+        "lr": recipe.optim.lr,
+        "weight_decay": recipe.optim.weight_decay,
+        "randaugment_magnitude": recipe.augment.randaugment_magnitude,
+        "mixup": recipe.augment.mixup,
+        "dropout": recipe.model.dropout,
+        "drop_path": recipe.model.drop_path,
+    }
+    return float(values[metric] or 0.0)
+
+
+def _measured(row: Row, measured: Sequence[Row]) -> Row | None:
+    """The newest of our rows that measures the same: training on ImageNet alone, or the speed on another machine."""
+    metric, model, found = row["metric"], row["model"], []
+    for other in measured:
+        name = re.split(r"[ ,]", other["model"])[0].rstrip(":")
+        if other["value"] is None or name != model:
+            continue
+        is_from_scratch = row["data"].startswith("ImageNet-1k") and other["data"] == "imagenet1k"
+        is_accuracy = metric == "imagenet_top1" and other["metric"] == "top1" and is_from_scratch
+        is_speed = metric == "images_per_s_core" and (other["study"], other["metric"]) == ("infer", "images_per_s")
+        if is_accuracy or (is_speed and ": ours" in other["model"]):
+            found.append(other)
+    return found[-1] if found else None
+
+
+def _way(model: str, trained_on: str, metric: str, data: str) -> tuple[str, str]:
+    """(what it needs, the command); an empty command where this project has no such model."""
+    ours = model if model in {name for family in FAMILIES.values() for name in family.specs} else TIMM.get(model)
+    if ours is None:
+        return "a model that this project does not have", ""
+    if metric == "images_per_s_core":
+        return "a TPUv3 core for the paper's number; any machine for its own", f"mixonomy bench infer --model {ours}"
+    if metric == "few_shot_loss":
+        return "JFT-300M, which is private; smaller data by the study", "mixonomy study permutation"
+    pixels = " --image-size 448" if "at 448" in data else ""
+    weights = WEIGHTS.get((model, trained_on))
+    train = f"mixonomy train --recipe {RECIPES.get(trained_on, 'imagenet1k')} --model {ours}"
+    if trained_on == "JFT-300M":
+        needs = "JFT-300M, which is private (any weakly labelled images serve the command), and a cluster of GPUs"
+        train += " --data shards:WEAK_LABELS"
+    elif trained_on == "ImageNet-21k":
+        needs = "ImageNet-21k (14 M images) and days of 8 GPUs" if weights is None else "published weights, a GPU"
+    else:
+        needs = "ImageNet-1k (1.3 M images) and days of 8 GPUs" if weights is None else "published weights"
+    if metric == "core_days":
+        return f"{needs}; the paper counts TPUv3 cores", train
+    run = weights or "RUN"
+    after = "" if weights else f"{train}, then "
+    if metric in ("avg5", "vtab1k"):
+        return f"{needs}, the suite's data", f"{after}mixonomy transfer {run} --suite {metric}{pixels}"
+    real = " --real real.json" if metric == "imagenet_real" else ""
+    if trained_on == "ImageNet-1k":
+        done = f"mixonomy eval {run} --data imagenet1k{real}"
+        return f"{needs}, ImageNet's validation images", f"{after}{done}"
+    tune = f"mixonomy train --recipe finetune --init {run} --data imagenet1k{pixels}"
+    return f"{needs}, ImageNet-1k", f"{after}{tune}" + (f", then mixonomy eval RUN{real}" if real else "")
+
+
+def _agrees(entry: Entry) -> bool:
+    """Whether ours is the paper's number, sizes up to the rounding to whole millions, up or down."""
+    assert entry.ours is not None
+    if entry.metric == "params":
+        return abs(entry.ours - entry.published) < 1e6
+    return entry.ours == entry.published
+
+
+def _line(entry: Entry) -> tuple[str, ...]:
+    ours = "not run" if entry.ours is None else _number(entry, entry.ours)
+    about = entry.ours_from if entry.ours is not None else entry.needs
+    return (entry.model, entry.data, entry.metric, _number(entry, entry.published), ours, about, entry.command or "–")
+
+
+def _number(entry: Entry, value: float) -> str:
+    if entry.unit == "share":
+        return f"{100 * value:.2f} %"
+    if entry.metric == "params":
+        return f"{value / 1e6:,.2f} M"
+    return f"{value:,.6g}"
+
+
+def _rows_there(results: Path, study: str) -> str:
+    count = sum(1 for path in results.glob("*.jsonl") for row in read(path) if row["study"] == study)
+    return f"{count:,} in results/" if count else "none yet"

@@ -1,0 +1,180 @@
+"""The comparison: lengths, costs that are counted, and words that follow from the rows."""
+
+import json
+
+import pytest
+
+from mixonomy.bench.cost import Cost
+from mixonomy.cli import main
+from mixonomy.experiment import Runtime
+from mixonomy.recipe import changed
+from mixonomy.rows import Origin, make_row, read
+from mixonomy.studies import compare as comparing
+from mixonomy.studies.compared import EPOCHS, SECONDS, entries, found_of, front, level_with
+from mixonomy.studies.contenders import contender
+
+HERE = Origin("a CPU, 2 of 2 cores, torch 2", None, "mixonomy study compare", "2026-01-01")
+
+
+def rows_of(scores, *, setting=SECONDS, speeds=None):
+    """Rows as a comparison makes them: model -> accuracies by seed, and model -> images/s."""
+    found = []
+    for model, values in scores.items():
+        about = {"study": "compare", "model": model}
+        speed = (speeds or {}).get(model, 100.0)
+        for metric, value in (("predicts_per_s", speed), ("flops", 1e9), ("lr", 0.001), ("sweep_seconds", 3.0)):
+            found.append(make_row(HERE, data="toys", metric=metric, value=value, unit="", **about))
+        for seed, value in enumerate(values):
+            for metric, number in (("top1", value), ("seconds", 60.0), ("params", 1e6), ("epochs", 5.0)):
+                place = {"data": f"toys, {setting}", "metric": metric, "unit": "", "seed": seed}
+                found.append(make_row(HERE, value=number, **place, **about))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "unit"),
+    [
+        ("10min", 600.0, "seconds"),
+        ("90s", 90.0, "seconds"),
+        ("1.5 h", 5400.0, "seconds"),
+        ("20", 20.0, "epochs"),
+        ("2.5 epochs", 2.5, "epochs"),
+    ],
+)
+def test_budget_is_a_time_or_epochs(text, value, unit):
+    assert comparing.Budget.of(text) == comparing.Budget(value, unit)
+
+
+@pytest.mark.parametrize("text", ["", "ten", "10 days", "0", "-3s", "nan", "inf"])
+def test_other_budgets_are_refused(text):
+    with pytest.raises(ValueError, match="give a time such as 90s, 10min or 2h, or a number of epochs"):
+        comparing.Budget.of(text)
+
+
+def test_no_training_takes_more_than_the_budget():
+    by_time = comparing.lengths(comparing.Budget(60.0, "seconds"), {"fast": 0.1, "slow": 0.4}, 100.0)
+    assert by_time == {"fast": {SECONDS: 600, EPOCHS: 150}, "slow": {SECONDS: 150, EPOCHS: 150}}
+    by_epochs = comparing.lengths(comparing.Budget(2.0, "epochs"), {"fast": 0.1, "slow": 0.4}, 100.0)
+    assert by_epochs == {"fast": {SECONDS: 200, EPOCHS: 200}, "slow": {SECONDS: 50, EPOCHS: 200}}
+    alike = comparing.lengths(comparing.Budget(2.0, "epochs"), {"fast": 0.1, "as fast": 0.102}, 100.0)
+    assert alike["as fast"] == {SECONDS: 200, EPOCHS: 200}
+
+
+def test_small_images_get_small_patches():
+    assert contender("mixer-s/16", 32).model.patch_size == 4 and "patches of 4" in contender("mixer-s/16", 32).note
+    assert contender("mixer-s/16", 224).model.patch_size is None
+    assert contender("convmixer-small", 32).model.patch_size == 2 and contender("vit-small", 64).model.patch_size == 8
+    assert contender("mixer-small", 8).model.num_blocks == 4
+    assert contender("runs/x", 32).init == "runs/x" and contender("timm:resnet50.a1_in1k", 32).init is not None
+    assert contender("timm:resnet18", 32).model.name == "timm:resnet18"
+
+
+def test_published_weights_are_found_by_the_name_of_a_model():
+    assert contender("mixer-b/16", 224, is_pretrained=True).init == "timm:mixer_b16_224.goog_in21k"
+    assert contender("timm:resnet18", 224, is_pretrained=True).init.startswith("timm:resnet18.")
+    for name, complaint in (("mixer-h/14", "no published weights"), ("mixer-small", "has no published weights")):
+        with pytest.raises(ValueError, match=complaint):
+            contender(name, 224, is_pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("mixer-x/16", "did you mean"), ("mixer", "use mixer-small"), ("timm:resnet5000", "timm has no model")],
+)
+def test_unknown_contenders_are_refused(name, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        contender(name, 32)
+
+
+def test_the_most_accurate_is_recommended_and_what_is_level_with_it_is_named():
+    rows = rows_of({"mixer": (0.80, 0.81, 0.82), "vit": (0.79, 0.82, 0.80), "cnn": (0.60, 0.61, 0.62)})
+    found = entries(rows, "toys", SECONDS)
+    assert [entry.model for entry in found] == ["mixer", "vit", "cnn"]
+    assert [entry.model for entry in level_with(found[0], found)] == ["vit"]
+    said = found_of(rows).summary
+    assert said[0].startswith("Take mixer: after 60 s of training") and "81.00 ± 1.00 % (3 seeds)" in said[0]
+    assert "Not clearly worse" in said[1] and "vit (-0.67 [" in said[1] and "cnn" not in said[1]
+    assert found[0].hours == pytest.approx(2 * 60 / 3600), "two cores for a minute"
+
+
+def test_a_clear_winner_and_a_single_seed_are_called_what_they_are():
+    clear = found_of(rows_of({"mixer": (0.80, 0.81, 0.82), "cnn": (0.60, 0.61, 0.62)})).summary
+    assert "All others are clearly worse: the next, cnn, by -20.00" in clear[1]
+    single = found_of(rows_of({"mixer": (0.80,), "cnn": (0.60,)})).summary
+    assert "With one seed there is no spread" in single[1]
+
+
+def test_front_holds_what_no_other_beats_in_both():
+    speeds = {"best": 50.0, "fast": 400.0, "beaten": 40.0, "middle": 100.0}
+    scores = {"best": (0.9,), "fast": (0.6,), "beaten": (0.8,), "middle": (0.85,)}
+    found = entries(rows_of(scores, speeds=speeds), "toys", SECONDS)
+    assert [entry.model for entry in front(found, lambda entry: -entry.predicts_per_s)] == ["fast", "middle", "best"]
+    assert any("middle answers 2.0 times as fast and gives up 5.00" in text for text in found_of(
+        rows_of(scores, speeds=speeds)
+    ).summary)  # fmt: skip
+
+
+def fixed_cost(case, device):
+    slow = 2.0 if case.model["name"] == "vit" else 1.0
+    return Cost(1000, 1e6 * case.batch_size, "fp32", [0.01 * slow], 10, [0.1 * slow], 100)
+
+
+@pytest.mark.slow
+def test_command_compares_goes_on_and_reads_its_rows_again(tmp_path, monkeypatch, capsys):
+    measured = []
+    monkeypatch.setattr(comparing, "in_a_process", lambda *all: (measured.append(all), fixed_cost(*all))[1])
+    command = ["study", "compare", "--models", "mixer-small", "vit-small", "--budget", "1s", "--lr", "0.001", "0.003"]
+    command += ["--out", str(tmp_path), "--json"]
+    assert main([*command, "--seeds", "0"]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    top1 = [row for row in found["rows"] if row["metric"] == "top1"]
+    assert [(row["model"], row["data"]) for row in top1] == [
+        ("mixer-small", f"digits, {SECONDS}"), ("mixer-small", f"digits, {EPOCHS}"),
+        ("vit-small", f"digits, {SECONDS}"), ("vit-small", f"digits, {EPOCHS}"),
+    ]  # fmt: skip
+    assert top1[2]["value"] == top1[3]["value"], "the slowest has one length, and is trained once"
+    assert len(list((tmp_path / "runs").glob("*/seed0/result.json"))) == 3
+    flops = [row["value"] for row in found["rows"] if row["metric"] == "train_flops" and row["model"] == "mixer-small"]
+    assert flops == [3 * 1e6 * 10 * 64, 3 * 1e6 * 5 * 64]
+    sweep = [row for row in found["rows"] if row["metric"] in ("lr", "sweep_seconds")]
+    assert len(sweep) == 4 and "0.001: " in sweep[0]["note"] and sweep[1]["value"] > 0
+    page = (tmp_path / "compare.html").read_bytes()
+    assert main([*command, "--seeds", "0"]) == 0 and len(measured) == 2, "speeds are measured once"
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["rows"] == found["rows"]
+    again = ["study", "compare", "--rows", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "again")]
+    assert main(again) == 0 and (tmp_path / "again/compare.html").read_bytes() == page
+    assert read(tmp_path / "again/rows.jsonl") == found["rows"]
+    assert main([*command, "--budget", "2s", "--seeds", "0"]) == 1
+    assert "holds another comparison" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_model_that_does_not_run_has_a_row_that_says_why(tmp_path, monkeypatch):
+    def failing(case, device):
+        if case.model["name"] == "vit":
+            raise ValueError("no memory")
+        return fixed_cost(case, device)
+
+    monkeypatch.setattr(comparing, "in_a_process", failing)
+    base = changed(comparing.base_recipe("digits", None), batch_size=32)
+    both = tuple(contender(name, 8) for name in ("vit-small", "mixer-small"))
+    asked = comparing.Comparison(base, both, comparing.Budget(0.2, "seconds"), (0,), (0.001,))
+    rows = comparing.compare(asked, tmp_path, runtime=Runtime(device="cpu"))
+    failed = [row for row in rows if row["model"] == "vit-small"]
+    assert [(row["value"], row["note"]) for row in failed] == [(None, "no memory")]
+    said = found_of(rows).summary
+    assert "Not trained to the end: vit-small." in said and said[0].startswith("mixer-small has")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--budget", "soon"], "give a time such as"),
+        (["--models", "mixer-small", "mixer-small"], "named twice"),
+        (["--models", "resnet"], "unknown model 'resnet'"),
+    ],
+)
+def test_wrong_input_is_one_sentence(arguments, complaint, tmp_path, capsys):
+    assert main(["study", "compare", *arguments, "--out", str(tmp_path)]) == 1
+    err = capsys.readouterr().err.strip()
+    assert complaint in err and "\n" not in err

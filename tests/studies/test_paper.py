@@ -1,0 +1,66 @@
+"""The paper's numbers beside ours."""
+
+import json
+
+import pytest
+
+from mixonomy.cli import main
+from mixonomy.rows import Origin, append, make_row, read
+from mixonomy.studies.paper import _agrees, entries, found_of, results_folder
+
+
+@pytest.fixture(scope="module")
+def found():
+    return entries(results_folder())
+
+
+def one(found, table, model, data, metric):
+    (entry,) = [e for e in found if (e.table, e.model, e.data, e.metric) == (table, model, data, metric)]
+    return entry
+
+
+def test_sizes_and_hyper_parameters_are_those_of_the_paper(found):
+    checked = [entry for entry in found if entry.table in ("table 1", "table 4")]
+    assert len(checked) == 7 + 4 * 7 + 4 * 3
+    assert [entry for entry in checked if not _agrees(entry)] == []
+
+
+def test_tables_have_all_their_lines(found):
+    lines = {table: len({(e.model, e.data) for e in found if e.table == table}) for table in ("table 2", "table 3")}
+    assert lines == {"table 2": 10, "table 3": 26}
+    assert one(found, "table 2", "mixer-h/14", "JFT-300M, fine-tuned at 448", "imagenet_top1").published == 0.8794
+
+
+def test_what_was_not_run_says_what_it_takes(found):
+    for entry in found:
+        assert entry.ours is not None or entry.needs, entry
+    own = one(found, "table 3", "mixer-b/16", "ImageNet-1k, 300 epochs, fine-tuned at 224", "imagenet_top1")
+    assert own.command == "mixonomy eval timm:mixer_b16_224.goog_in21k_ft_in1k --data imagenet1k"
+    private = one(found, "table 3", "mixer-s/16", "JFT-300M, 5 epochs, fine-tuned at 224", "imagenet_top1")
+    assert "private" in private.needs and private.command.startswith("mixonomy train --recipe jft --model mixer-s/16")
+    assert one(found, "table 2", "ALIGN (EffNet-L2)", "web images with text", "imagenet_top1").command == ""
+
+
+def test_ours_stands_beside_theirs_once_there_is_a_row(tmp_path):
+    published = read(results_folder() / "published.jsonl")
+    append(tmp_path / "published.jsonl", published)
+    row = make_row(
+        Origin("8 GPUs", None, "mixonomy train --data imagenet1k", "2026-01-01"),
+        study="recipe", model="mixer-b/16, 300 epochs", data="imagenet1k", metric="top1", value=0.76, unit="share",
+    )  # fmt: skip
+    append(tmp_path / "recipes.jsonl", [row])
+    found = entries(tmp_path)
+    where = ("table 3", "mixer-b/16", "ImageNet-1k, 300 epochs, fine-tuned at 224", "imagenet_top1")
+    assert one(found, *where).ours == 0.76 and one(found, *where).command == "mixonomy train --data imagenet1k"
+    other = one(found, "table 3", "mixer-b/16", "JFT-300M, 7 epochs, fine-tuned at 224", "imagenet_top1")
+    assert other.ours is None, "trained on other data"
+    assert "none yet" in [line[2] for line in found_of(found, tmp_path).tables[-1].lines]
+
+
+def test_command_prints_tables_and_json(tmp_path, capsys):
+    assert main(["study", "paper", "--out", str(tmp_path / "paper.html"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out.splitlines()[-1])["entries"]) == 222
+    assert "Table 3 of the paper" in err and (tmp_path / "paper.html").is_file()
+    assert main(["study", "paper", "--results", str(tmp_path)]) == 1
+    assert "published.jsonl" in capsys.readouterr().err
