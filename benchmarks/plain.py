@@ -272,7 +272,7 @@ PLAIN = {
         ),
     ),
     "scale_images": Plain(
-        "scale",
+        "many_gpus",
         ("image_bytes",),
         (
             Column("images", "model"),
@@ -282,7 +282,7 @@ PLAIN = {
         ),
     ),
     "scale_decoding": Plain(
-        "scale",
+        "many_gpus",
         ("decoded_per_s",),
         (
             Column("images: augmentation", "model"),
@@ -305,7 +305,7 @@ PLAIN = {
         ),
     ),
     "scale_checkpoints": Plain(
-        "scale",
+        "many_gpus",
         ("checkpoint_bytes",),
         (
             Column("model", "model"),

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from faults import disks, files, kills
 from faults.commands import LIMIT_S, Hung
@@ -48,7 +49,7 @@ DATA = "400 photographs"
 
 def rows_of(outcome: Outcome, where: Origin) -> list[Row]:
     """The rows of a case, or the one that says why it was left out."""
-    about = {"study": "faults", "model": outcome.case, "data": DATA}
+    about: dict[str, Any] = {"study": "faults", "model": outcome.case, "data": DATA}
     if outcome.skipped or outcome.ended is None:
         note = outcome.skipped or "; ".join(outcome.problems)
         return [make_row(where, **about, metric="seconds", value=None, unit="s", n=0, note=note)]

@@ -12,12 +12,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from figures import curves_figure, newest_curves, taxonomy_figure
+from many_gpus_tables import cost, faults, runs
 from mixonomy.report.study_page import Found, markdown
 from mixonomy.studies.compared import found_of
 from mixonomy.studies.weights import read as read_weights
 from plain import PLAIN, newest, number, of_same_run, table
 from rows import RESULTS, Row, read
-from scale_tables import cost, faults, runs
 from studied import STUDIES, text_of
 from studied import figures as study_figures
 from taxonomy import ARCHITECTURES, ROLES, TaxonomyRow, newest_of

@@ -253,12 +253,10 @@ def _said_of_maps(model: str, series: Series) -> Iterator[str]:
         about[metric] = (values, chance or [math.nan] * len(values))
     frequency, noise = about["frequency"]
     trend = depth_trend(frequency)
-    is_flat = trend is None or abs(trend) < STRONG or max(frequency) - min(frequency) < FLAT * _mean(noise)
-    words = (
-        "with no clear trend over the depth"
-        if is_flat
-        else f"and {'rise' if trend > 0 else 'fall'} with the depth (rank correlation {trend:+.2f})"
-    )
+    if trend is None or abs(trend) < STRONG or max(frequency) - min(frequency) < FLAT * _mean(noise):
+        words = "with no clear trend over the depth"
+    else:
+        words = f"and {'rise' if trend > 0 else 'fall'} with the depth (rank correlation {trend:+.2f})"
     yield (
         f"{model}: frequencies of token-mixing units go from {frequency[0]:.2f} cycles per token in the first block to "
         f"{frequency[-1]:.2f} in the last, untrained ones have {_mean(noise):.2f} (white noise); they are "

@@ -40,7 +40,7 @@ def _yes(row: Row | None) -> str:
 
 def runs(results: Path) -> str:
     """One line per run of the paper: its operations, and the paper's TPUv3 core-days."""
-    rows = read(results / "scale.jsonl")
+    rows = read(results / "many_gpus.jsonl")
     published = {(row["model"], row["data"]): row for row in read(results / "published.jsonl") if _is_days(row)}
     lines = []
     for row in newest(rows, "steps"):
@@ -68,12 +68,12 @@ def runs(results: Path) -> str:
 
 
 def _is_days(row: Row) -> bool:
-    return row["study"] == "scale" and row["metric"] == "tpu_core_days"
+    return row["study"] == "many_gpus" and row["metric"] == "tpu_core_days"
 
 
 def cost(results: Path) -> str:
     """One line per run of the paper and number of GPUs: what each part of a step needs, and what comes of it."""
-    rows, lines = read(results / "scale.jsonl"), []
+    rows, lines = read(results / "many_gpus.jsonl"), []
     for row in newest(rows, "compute_s"):
         same = of_same_run(rows, row)
         data, _, gpus = row["data"].rpartition(", ")

@@ -1,6 +1,6 @@
 """What the paper's pre-training runs cost on many GPUs: measured parts, and what follows from them.
 
-    python benchmarks/scale.py [--parts images checkpoints cost] [--quick] [--results FILE]
+    python benchmarks/many_gpus.py [--parts images checkpoints cost] [--quick] [--results FILE]
 
 images       Photographs of ImageNet's usual size and kind (see `memory.py`), as they are and packed to a shorter side
              of 256: bytes per image, and how many one worker on one core decodes and augments in a second, with crop
@@ -231,7 +231,7 @@ def main() -> int:
     parser.add_argument("--photographs", type=int, default=2000)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="of the part checkpoints")
     parser.add_argument("--quick", action="store_true", help="few images, the smallest model, to see that it works")
-    parser.add_argument("--results", type=Path, default=RESULTS / "scale.jsonl")
+    parser.add_argument("--results", type=Path, default=RESULTS / "many_gpus.jsonl")
     for field in fields(Cluster):
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, default=field.default)
     options = parser.parse_args()
@@ -242,7 +242,7 @@ def main() -> int:
         rows = []
         for metric, (value, unit, *more) in found.items():
             spread, n = more or (None, 1)
-            about: dict[str, Any] = {"study": "scale", "model": model, "data": data, "metric": metric, "unit": unit}
+            about: dict[str, Any] = {"study": "many_gpus", "model": model, "data": data, "metric": metric, "unit": unit}
             rows.append(make_row(where, **about, value=value, spread=spread, n=n, note=note))
             print(f"{model:44}{data:36}{metric:18}{value:>16,.6g} {unit}")
         append(options.results, rows)

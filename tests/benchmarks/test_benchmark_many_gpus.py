@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import many_gpus
+import many_gpus_tables
 import rows
-import scale
-import scale_tables
 
 ROOT = Path(__file__).resolve().parents[2]
 WHERE = rows.Origin("cpu", "abc", "python x", "2026-01-31")
@@ -21,11 +21,11 @@ def call(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_each_part_of_a_step_is_its_work_over_its_rate():
-    on = scale.Cluster(
+    on = many_gpus.Cluster(
         peak_flops=1e12, utilisation=0.5, node_gpus=8, gpu_cores=10, node_link=1e9, network=1e8, store=1e6
     )
     about = {"batch_size": 1000, "flops": 1e9, "params": 10**6, "decoded_per_s": 5.0, "image_bytes": 1e3, "on": on}
-    one, two = scale.step_on(8, **about), scale.step_on(16, **about)
+    one, two = many_gpus.step_on(8, **about), many_gpus.step_on(16, **about)
     assert (one.compute_s, two.compute_s) == (0.25, 0.125)
     assert (one.decode_s, two.decode_s) == (2.5, 1.25)
     assert (one.store_s, two.store_s) == (1.0, 0.5)
@@ -36,13 +36,13 @@ def test_each_part_of_a_step_is_its_work_over_its_rate():
 
 @pytest.mark.parametrize(("name", "params"), [("mixer-s/16", 18_528_264), ("mixer-l/16", 208_196_168)])
 def test_models_on_paper_have_all_their_parameters(name, params):
-    assert sum(shape.numel() for shape in scale.shapes_of(name, 1000).values()) == params
+    assert sum(shape.numel() for shape in many_gpus.shapes_of(name, 1000).values()) == params
 
 
 def test_a_fault_that_could_not_be_done_says_why(tmp_path):
     about = {"study": "faults", "model": "a full disk", "data": "x", "metric": "seconds", "unit": "s"}
     rows.append(tmp_path / "faults.jsonl", [rows.make_row(WHERE, **about, value=None, n=0, note="may not mount")])
-    assert "not done: may not mount" in scale_tables.faults(tmp_path)
+    assert "not done: may not mount" in many_gpus_tables.faults(tmp_path)
 
 
 @pytest.mark.very_slow
