@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
@@ -197,7 +198,13 @@ def enlarged(image: bytes, side: int) -> bytes:
 def write_model(path: Path, name: str, image_size: int, classes: int) -> None:
     """A model with random weights in its head too, so that its answers differ."""
     torch.manual_seed(0)
-    sizes = {"patch_size": 4, "hidden_dim": 16, "num_blocks": 1, "tokens_mlp_dim": 8, "channels_mlp_dim": 16}
+    sizes: dict[str, Any] = {
+        "patch_size": 4,
+        "hidden_dim": 16,
+        "num_blocks": 1,
+        "tokens_mlp_dim": 8,
+        "channels_mlp_dim": 16,
+    }
     model = mx.create(name, image_size=image_size, num_classes=classes, **(sizes if name == "mixer" else {}))
     torch.nn.init.normal_(model.get_submodule("head").weight, std=0.1)  # type: ignore[arg-type]
     mx.save(model, path)
