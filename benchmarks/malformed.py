@@ -21,6 +21,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -226,7 +227,7 @@ def from_schema(url: str, count: int) -> Counter[str]:
 
     schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
     found: Counter[str] = Counter()
-    operations = [operation.ok() for operation in schema.get_all_operations()]
+    operations: list[Any] = [each.ok() for each in schema.get_all_operations()]  # type: ignore[union-attr]
     modes = [GenerationMode.POSITIVE, GenerationMode.NEGATIVE]
     cases = st.one_of(
         *(
@@ -238,7 +239,7 @@ def from_schema(url: str, count: int) -> Counter[str]:
 
     @settings(
         max_examples=count, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[*HealthCheck],  # type: ignore[arg-type]
     )  # fmt: skip
     @given(cases)
     def run(case):
@@ -287,7 +288,7 @@ def main() -> int:
         print(f"{found}: {log[-3000:]}", file=sys.stderr)
         return 1
     note = ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items()))
-    about = {"study": "serve", "model": "malformed requests", "data": f"{options.requests:,} requests"}
+    about: dict[str, Any] = {"study": "serve", "model": "malformed requests", "data": f"{options.requests:,} requests"}
     rows = [
         make_row(
             origin(), **about, metric="undeclared_5xx", value=undeclared, unit="requests", seed=options.seed, note=note

@@ -139,6 +139,15 @@ def test_connections_above_the_limit_are_turned_away_and_the_others_go_on():
         until(lambda: client.get("/healthz").status_code == 200)
 
 
+def test_a_client_that_sends_no_more_is_answered(served):
+    body = encoded()
+    with socket.create_connection((served.base_url.host, served.base_url.port), timeout=10) as raw:
+        raw.sendall(b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        raw.shutdown(socket.SHUT_WR)
+        answer = raw.makefile("rb").read()
+    assert b" 200 " in answer.split(b"\r\n")[0] and b"classes" in answer
+
+
 def test_pipelined_requests_are_all_answered(served):
     one = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n"
     answer = exchange(served, one + b"\r\n" + one + b"\r\n" + one + b"connection: close\r\n\r\n")

@@ -62,6 +62,13 @@ class Deadlines(H11Protocol):
         else:
             super().shutdown()
 
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """A client that has said all it wants still gets the answer to what it asked."""
+        is_owed = self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
+        if is_owed:
+            self.cycle.keep_alive = False
+        return is_owed or None
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Ends all waiting."""
         self._enter(None)
