@@ -36,4 +36,4 @@ def test_wrong_input_is_one_sentence(arguments, status, complaint, capsys):
 
 def test_help_names_the_studies(capsys):
     assert main(["study"]) == 2 and main(["study", "--help"]) == 0
-    assert "taxonomy  what each layer" in capsys.readouterr().out
+    assert re.search(r"^ +taxonomy +what each layer", capsys.readouterr().out, re.MULTILINE)

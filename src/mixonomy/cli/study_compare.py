@@ -61,9 +61,7 @@ def main(argv: list[str]) -> int:
         write_results(comparing.STUDY, out, rows)
     else:
         source = options.data or "digits"
-        budget = comparing.Budget.of(
-            "6s" if options.quick and options.budget == StudyCompare.budget else options.budget
-        )
+        budget = comparing.Budget.of(options.budget or ("4 epochs" if options.quick else "5min"))
         base = comparing.base_recipe(
             source, options.data_root, image_size=options.image_size, batch_size=options.batch_size
         )

@@ -151,7 +151,7 @@ def compare(
     where = origin_of(plan["environment"], runtime.device, command)
     rows: list[Row] = []
     for contender in asked.contenders:
-        about = {"study": NAME, "model": contender.name, "data": asked.base.data.source}
+        about: dict[str, Any] = {"study": NAME, "model": contender.name, "data": asked.base.data.source}
         cost, steps = plan["costs"][contender.name], plan["steps"].get(contender.name)
         if steps is None:
             rows.append(make_row(where, metric="top1", value=None, unit="share", n=0, note=cost["error"], **about))

@@ -257,7 +257,7 @@ def _said_of_maps(model: str, series: Series) -> Iterator[str]:
     words = (
         "with no clear trend over the depth"
         if is_flat
-        else f"and {'rise' if trend > 0 else 'fall'} with the depth (rank correlation {trend:+.2f})"
+        else f"and {'rise' if trend and trend > 0 else 'fall'} with the depth (rank correlation {trend:+.2f})"
     )
     yield (
         f"{model}: frequencies of token-mixing units go from {frequency[0]:.2f} cycles per token in the first block to "
