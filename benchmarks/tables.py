@@ -1,7 +1,7 @@
 """Writes the tables of README.md and docs/*.md, and the figures of docs/, from the rows in results/.
 
 python benchmarks/tables.py            rewrites what stands between <!-- generated: NAME --> and <!-- /generated -->,
-                                       and the files of FIGURES
+                                       and the files of FIGURES and of the studies
 python benchmarks/tables.py --check    writes nothing; exit status 1 if a file is not up to date
 """
 
@@ -17,6 +17,8 @@ from mixonomy.studies.compared import found_of
 from mixonomy.studies.weights import read as read_weights
 from plain import PLAIN, newest, number, of_same_run, table
 from rows import RESULTS, Row, read
+from studied import STUDIES, text_of
+from studied import figures as study_figures
 from taxonomy import ARCHITECTURES, ROLES, TaxonomyRow, newest_of
 
 OPEN, CLOSE = "<!-- generated: {} -->", "<!-- /generated -->"
@@ -169,6 +171,7 @@ def _totals(rows: Sequence[TaxonomyRow]) -> dict[str, float]:
 
 TABLES: dict[str, Callable[[Path], str]] = {
     **PLAIN,
+    **{f"study_{study}": text_of(study) for study in STUDIES},
     "recipes": recipes,
     "curves": curves,
     "label_errors": label_errors,
@@ -236,8 +239,9 @@ def main() -> int:
             stale.append(path)
             if not options.check:
                 path.write_text(after)
-    for name, draw in FIGURES.items():
-        path, after = options.root / name, draw(options.root / "results")
+    drawn = {name: draw(options.root / "results") for name, draw in FIGURES.items()}
+    for name, after in {**drawn, **study_figures(options.root / "results")}.items():
+        path = options.root / name
         if after and (not path.is_file() or path.read_text() != after):
             stale.append(path)
             if not options.check:

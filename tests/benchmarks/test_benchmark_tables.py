@@ -169,3 +169,21 @@ def test_stored_rows_of_the_taxonomy_are_what_the_study_finds_now():
 
 def test_the_tables_of_this_repository_are_up_to_date(monkeypatch, capsys):
     assert run(monkeypatch, "--check") == 0, capsys.readouterr().out
+
+
+def test_a_study_has_its_words_tables_and_figures_where_there_are_rows(root, monkeypatch):
+    docs = root / "docs" / "studies.md"
+    docs.write_text("<!-- generated: study_ablate -->\n<!-- /generated -->")
+    assert run(monkeypatch, "--root", root) == 0 and "No rows yet." in docs.read_text()
+    about = {"study": "ablate", "data": "digits", "metric": "top1", "unit": "share"}
+    scores = [("base", 0, 0.5), ("base", 1, 0.52), ("Muon", 0, 0.6), ("Muon", 1, 0.63)]
+    made = [make_row(WHERE, **about, model=model, value=value, seed=seed) for model, seed, value in scores]
+    rows.append(root / "results" / "ablate.jsonl", made)
+    assert run(monkeypatch, "--root", root) == 0 and run(monkeypatch, "--root", root, "--check") == 0
+    text = docs.read_text()
+    assert "| Muon | 61.50 ± 2.12 | +10.50 [+4.15, +16.85] | better |" in text and "](ablate.svg)" in text
+    assert "a CPU" in text and "abc" in text
+    titles = [
+        each.text for each in ElementTree.parse(root / "docs" / "ablate.svg").iter("{http://www.w3.org/2000/svg}title")
+    ]
+    assert titles == 2 * ["Muon: +10.50 [+4.15, +16.85]"]

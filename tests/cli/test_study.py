@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 
@@ -36,4 +37,55 @@ def test_wrong_input_is_one_sentence(arguments, status, complaint, capsys):
 
 def test_help_names_the_studies(capsys):
     assert main(["study"]) == 2 and main(["study", "--help"]) == 0
-    assert re.search(r"^ +taxonomy +what each layer", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^  taxonomy +what each layer", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_a_study_trains_then_makes_the_same_page_from_its_rows(tmp_path, capsys):
+    out, again = tmp_path / "ablate", tmp_path / "again"
+    command = ["study", "ablate", "--data", "digits", "--quick", "--epochs", "0.1", "--factors", "erf", "--json"]
+    assert main([*command, "--out", str(out), "--device", "cpu"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert set(printed["differences"]) == {"GELU by erf"} and printed["summary"]
+    command_line = "mixonomy study ablate --data digits --quick --epochs 0.1 --factors erf --device cpu"
+    assert {row["command"] for row in printed["rows"]} == {command_line}
+    assert main(["study", "ablate", "--rows", str(out / "rows.jsonl"), "--out", str(again), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == printed["rows"]
+    assert (again / "ablate.html").read_bytes() == (out / "ablate.html").read_bytes()
+    assert main(["study", "scale", "--rows", str(out / "rows.jsonl"), "--out", str(again)]) == 1
+    assert "has no rows of the study scale" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["permutation", "--models", "mixer"], "unknown model 'mixer'; use Mixer, ResNet, ViT, ConvMixer."),
+        (["ablate", "--factors", "SMA"], "no factor has 'SMA' in its name"),
+        (["scale", "--quick", "--fractions", "0"], "a fraction is 0 %"),
+        (["ablate", "--quick", "--seeds", "0", "0"], "twice"),
+    ],
+)
+def test_wrong_options_of_a_study_are_one_sentence(arguments, complaint, tmp_path, capsys):
+    assert main(["study", *arguments, "--out", str(tmp_path)]) == 1
+    err = capsys.readouterr().err.strip()
+    assert complaint in err and "\n" not in err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.very_slow
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("permutation", {"conversion_max_difference", "converted_curve_max_difference", "curves"}),
+        ("ablate", {"differences"}),
+        ("scale", {"fits"}),
+    ],
+)
+def test_quick_studies_run_to_their_end(name, keys, tmp_path, capsys):
+    start = time.process_time()
+    assert main(["study", name, "--quick", "--out", str(tmp_path), "--json"]) == 0
+    assert time.process_time() - start < 240, "two minutes of two cores"
+    printed = json.loads(capsys.readouterr().out)
+    assert keys <= set(printed) and all(row["value"] is not None for row in printed["rows"])
+    if name == "permutation":
+        assert printed["conversion_max_difference"] <= 1e-10
+        assert len({(curve["model"], curve["pipeline"]) for curve in printed["curves"]}) == 12

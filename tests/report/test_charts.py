@@ -39,6 +39,24 @@ def test_series_differ_without_colour():
     assert len(dashes) == len(set(dashes)) == 6
 
 
+def test_a_narrow_logarithmic_axis_has_ticks():
+    svg = chart_svg(
+        Chart(
+            "near",
+            "x",
+            "y",
+            (
+                Line(
+                    "a",
+                    ((1, 0.77, None), (2, 0.92, None)),
+                ),
+            ),
+            is_log_y=True,
+        )
+    )
+    assert {"0.8", "0.85", "0.9"} <= set(re.findall(r">([\d.]+)</text>", svg))
+
+
 def test_values_that_have_no_place_are_refused():
     with pytest.raises(ValueError, match="no points"):
         chart_svg(Chart("nothing", "x", "y", ()))

@@ -1,6 +1,7 @@
 """Studies that train: what runs, what is kept, and that rows alone give the pages."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,6 +109,13 @@ def test_another_recipe_under_the_same_name_is_refused(tmp_path):
     other = Study("try", (Planned("mixer", "digits", tiny(duration="11 steps")),), found)
     with pytest.raises(ValueError, match="holds another run: duration"):
         run(other, tmp_path)
+
+
+def test_images_with_several_labels_are_refused(tmp_path, monkeypatch):
+    opened = SimpleNamespace(source=SimpleNamespace(is_multilabel=True, name="tags"))
+    monkeypatch.setattr("mixonomy.studies.study.open_data", lambda *_: opened)
+    with pytest.raises(ValueError, match="tags has images with several labels"):
+        run(study(), tmp_path)
 
 
 def test_curves_have_the_epoch_of_each_score(tmp_path):

@@ -58,8 +58,7 @@ def show(name: str, options: StudyOptions, argv: Sequence[str], study: "Callable
     from mixonomy.studies.study import run, write_results
     from mixonomy.training import Interrupted
 
-    out = options.out or Path("runs") / f"study-{name}{'-quick' if options.quick else ''}"
-    asked = study()
+    out, asked = out_of(name, options), study()
     if options.rows is not None:
         rows = [row for row in read(options.rows) if row["study"] == name]
         if not rows:
@@ -79,6 +78,11 @@ def show(name: str, options: StudyOptions, argv: Sequence[str], study: "Callable
         about = {"study": name, "out": str(out), "page": str(page), "summary": list(found.summary)}
         print(json.dumps({**about, **found.facts, "rows": rows}))
     return 0 if any(row["value"] is not None for row in rows) else 1
+
+
+def out_of(name: str, options: StudyOptions) -> Path:
+    """The folder of the study."""
+    return options.out or Path("runs") / f"study-{name}{'-quick' if options.quick else ''}"
 
 
 def command_of(name: str, argv: Sequence[str]) -> str:

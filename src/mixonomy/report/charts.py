@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, PLOT_HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 260, 62, 14, 22, 44
+WIDTH, PLOT_HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 440, 230, 58, 12, 22, 44
 LEGEND_ROW, CHARACTER = 20, 6.7  # height of a line of the legend, width of a letter in it
-BAR_ROW, BAR_LEFT = 26, 210
+BAR_ROW, BAR_LEFT = 26, 168
 NUM_COLOURS = 6  # the variables --series0 to --series5 of page.css
 DASHES = ("", "6 3", "2 3", "9 3 2 3", "4 2", "1 4")
 # Okabe and Ito's colours, which colour-blind readers tell apart; for files that no stylesheet of a page reaches.
@@ -243,10 +243,10 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 of every power of ten between the two, fewer where these are many."""
+    """1, 2 and 5 of every power of ten between the two, fewer where these are many; round numbers if there are none."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1, 2, 5), (1, 3), (1,)):
         found = [f * 10.0**p for p in powers for f in factors if low * 0.999 <= f * 10.0**p <= high * 1.001]
         if len(found) <= 8:
             break
-    return [float(f"{tick:.6g}") for tick in found]
+    return [float(f"{tick:.6g}") for tick in found] if len(found) > 1 else _ticks(low, high)

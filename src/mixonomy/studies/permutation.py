@@ -92,7 +92,7 @@ def size_of(source: str, probe: str | None, *, is_quick: bool, epochs: float | N
             name="convmixer", patch_size=patch // 2, hidden_dim=width, num_blocks=blocks - 2, kernel_size=5
         ),
     }
-    length = epochs if epochs is not None else 6 if is_quick else 3
+    length = epochs if epochs is not None else 6 if is_quick else 2
     recipe = Recipe(
         name=f"study-{NAME}",
         data=Data(source=source, val_share=0.04, eval_crop="squash"),
@@ -101,7 +101,7 @@ def size_of(source: str, probe: str | None, *, is_quick: bool, epochs: float | N
         optim=Optim(name="adamw", lr=2e-3, weight_decay=0.05, clip=1.0),
         duration=f"{length:g} epochs",
         eval_every=f"{length / 6:g} epochs",
-        batch_size=64 if is_quick else 128,
+        batch_size=32 if is_quick else 128,
         keep="last",
         probe=Probe(source=probe or ("cifar100" if source == "cifar10" else source), shots=(SHOTS,)),
     )
@@ -271,7 +271,7 @@ def _exactness(rows: Sequence[Row]) -> tuple[list[tuple[str, ...]], list[str], d
         lines.append(("a trained Mixer, converted, on shuffled images", f"{worst:.1e}", of, f"{converted.n}"))
         said.append(
             f"A trained Mixer converted by mx.permuted gives the same logits on shuffled images to {worst:.0e}, in "
-            f"float64 on {IMAGES} test images (n = {converted.n} seeds)."
+            f"float64 on {IMAGES} test images (n = {converted.n})."
         )
     for name, fact in CURVE_FACTS.items():
         difference, seeds, steps = _loss_difference(rows, name)
@@ -283,11 +283,16 @@ def _exactness(rows: Sequence[Row]) -> tuple[list[tuple[str, ...]], list[str], d
     same, other = (facts[fact] for fact in CURVE_FACTS.values())
     if same is not None and other is not None:
         said.append(
-            f"Trained on shuffled images from converted initial weights, its loss differs from that on plain images "
-            f"by at most {same:.0e} nat; from unconverted weights of the same seed by up to {other:.0e}: equal seeds "
-            f"give equal distributions only."
+            f"Trained on shuffled images from converted initial weights, its loss {_apart(same)} that on "
+            f"plain images; from unconverted weights of the same seed it differs by up to {other:.0e} nat: "
+            f"equal seeds give equal distributions only."
         )
     return lines, said, facts
+
+
+def _apart(difference: float) -> str:
+    """In words, for losses in nats."""
+    return f"differs by at most {difference:.0e} nat from" if difference else "is exactly"
 
 
 def _loss_difference(rows: Sequence[Row], name: str) -> tuple[float | None, int, int]:

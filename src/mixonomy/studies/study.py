@@ -161,9 +161,18 @@ class DataOf:
         self._last: tuple[Data, Opened] | None = None
 
     def of(self, recipe: Recipe) -> Opened:
-        """The recipe's data, divided."""
+        """The recipe's data, divided.
+
+        Raises:
+          ValueError: if an image may have several labels.
+        """
         if self._last is None or self._last[0] != recipe.data:
-            self._last = recipe.data, open_data(recipe, self.runtime)
+            opened = open_data(recipe, self.runtime)
+            if opened.source.is_multilabel:
+                raise ValueError(
+                    f"{opened.source.name} has images with several labels; give data with one label for each image."
+                )
+            self._last = recipe.data, opened
         return self._last[1]
 
 

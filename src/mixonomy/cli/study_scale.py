@@ -1,0 +1,42 @@
+"""`mixonomy study scale`."""
+
+from dataclasses import dataclass
+
+from mixonomy.cli.arguments import parse
+from mixonomy.cli.study_training import StudyOptions, out_of, show
+
+
+@dataclass(frozen=True)
+class StudyScale(StudyOptions):
+    """What size buys: Mixers of three sizes on 3, 10, 30 and 100 % of the images, all with the same number of steps.
+
+    Shows train against test accuracy, fits the test error, and fine-tunes one of them at a larger resolution.
+    """
+
+    data: str | None = None
+    """SOURCE; cifar10 if not given, with --quick digits."""
+    fractions: tuple[int, ...] = ()
+    """Shares of the training images in %; 3 10 30 100 if not given."""
+    steps: int | None = None
+    """Of each training; 800 if not given, with --quick 100."""
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command."""
+    options = parse(StudyScale, argv, name="study scale")
+
+    from mixonomy.data import open_source
+    from mixonomy.studies.scale import FRACTIONS, NAME, base_recipe, scale, sizes_of
+    from mixonomy.studies.study import Study
+
+    source = options.data or ("digits" if options.quick else "cifar10")
+
+    def study() -> Study:
+        splits = open_source(source, options.data_root).splits if options.rows is None else {}
+        num_images = sum(len(split) for name, split in splits.items() if name in ("train", "val"))
+        base = base_recipe(source, is_quick=options.quick, steps=options.steps)
+        sizes = sizes_of(source, is_quick=options.quick)
+        fractions = options.fractions or FRACTIONS
+        return scale(base, sizes, num_images, out_of(NAME, options), options.chosen_seeds, fractions)
+
+    return show(NAME, options, argv, study)

@@ -1,0 +1,348 @@
+"""What size buys: model size against the number of images, over- and underfitting, and the resolution of fine-tuning.
+
+Every training has as many steps, on whatever share of the images, and the weights of its best validation score count,
+as in the paper's figure 2 (right), which stops early on upstream validation.
+Source: MLP-Mixer paper, sections 3.2 and 3.3, figure 2.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mixonomy import data
+from mixonomy.evals import Classification, score
+from mixonomy.models import create_from
+from mixonomy.predicting import predictor_of
+from mixonomy.recipe import Augment, Data, Model, Optim, Recipe, changed
+from mixonomy.report.charts import Chart, Line, chart_svg
+from mixonomy.report.study_page import Figure, Found, Table
+from mixonomy.rows import Row
+from mixonomy.studies.paired import paired, points
+from mixonomy.studies.study import Finished, Number, Planned, Study, Values, percent, values_of
+from mixonomy.studies.trace import trace
+
+NAME = "scale"
+FRACTIONS = (3, 10, 30, 100)  # % of the images; Source: MLP-Mixer paper, section 3.3
+SIZES = {"tiny": (32, 4), "small": (64, 6), "base": (128, 8)}  # channels and blocks
+QUICK_SIZES = {"tiny": (16, 2), "small": (32, 3), "base": (48, 4)}
+RESOLUTION = "small"  # the size that is fine-tuned at other resolutions
+RESOLUTIONS = (1, 2)  # times the side that it was trained at
+TOKENS = (1, 2, 3, 4)  # times the side, for the cost of an image
+SCORED = 5_000  # training images that are scored beside the test images
+
+
+def sizes_of(source: str, *, is_quick: bool) -> dict[str, Model]:
+    """Mixers of three sizes, of patches of 2 pixels for the digits and of 4 for others; D_S = C / 2, D_C = 4 C."""
+    patch = 2 if source == "digits" else 4
+    return {
+        name: Model(
+            name="mixer",
+            patch_size=patch,
+            hidden_dim=width,
+            num_blocks=blocks,
+            tokens_mlp_dim=width // 2,
+            channels_mlp_dim=4 * width,
+        )
+        for name, (width, blocks) in (QUICK_SIZES if is_quick else SIZES).items()
+    }
+
+
+def base_recipe(source: str, *, is_quick: bool, steps: int | None = None) -> Recipe:
+    """What all trainings share; the model and the number of images are changed.
+
+    Args:
+      steps: of every training, in place of the study's own.
+    """
+    side, batch = 8 if source == "digits" else 32, 64 if is_quick else 128
+    steps = steps or (100 if is_quick else 800)
+    return Recipe(
+        name=f"study-{NAME}",
+        data=Data(source=source, val_share=0.1, eval_crop="squash"),
+        image_size=side,
+        augment=Augment(crop="pad", pad=side // 8, flip=source != "digits"),
+        optim=Optim(name="adamw", lr=2e-3, weight_decay=0.1, clip=1.0),
+        duration=f"{steps} steps",
+        eval_every=f"{max(steps // 12, 1)} steps",
+        batch_size=batch,
+        keep="best",
+    )
+
+
+def scale(
+    base: Recipe,
+    sizes: dict[str, Model],
+    num_images: int,
+    out: Path,
+    seeds: Sequence[int],
+    fractions: Sequence[int] = FRACTIONS,
+) -> Study:
+    """The study.
+
+    Args:
+      num_images: of train and val together, what 100 % are.
+      out: the study's folder, where fine-tuning finds the weights that it starts from.
+      fractions: in %.
+    Raises:
+      ValueError: for a fraction outside (0, 100].
+    """
+    for fraction in fractions:
+        if not 0 < fraction <= 100:
+            raise ValueError(f"a fraction is {fraction} %; give more than 0 and at most 100.")
+    planned = []
+    for seed in seeds:
+        for name, model in sizes.items():
+            for fraction in fractions:
+                count = None if fraction == 100 else max(round(num_images * fraction / 100), 1)
+                recipe = changed(base, seed=seed, model=model, data={"train_images": count})
+                where = f"{base.data.source}, {fraction} %"
+                planned.append(Planned(f"Mixer {name}", where, recipe, measure=measured))
+        if RESOLUTION in sizes and 100 in fractions:
+            first = next(each for each in planned if _is_start(each, seed))
+            planned += _fine_tuned(first, out)
+    return Study(NAME, tuple(planned), read)
+
+
+def _is_start(planned: Planned, seed: int) -> bool:
+    is_whole = planned.data.endswith(", 100 %") and planned.model == f"Mixer {RESOLUTION}"
+    return is_whole and planned.recipe.seed == seed
+
+
+def _fine_tuned(start: Planned, out: Path) -> Iterator[Planned]:
+    """The weights of one run fine-tuned for a quarter of its steps, at each resolution."""
+    recipe = start.recipe
+    side, steps = recipe.height_width[0], int(recipe.duration.split()[0])
+    for factor in RESOLUTIONS:
+        size = side * factor
+        tuned = changed(
+            recipe,
+            init=str(out / start.folder),
+            image_size=size,
+            augment={"pad": max(size // 8, 1)},
+            optim={"lr": recipe.optim.lr / 10 if recipe.optim.lr else None},
+            duration=f"{max(steps // 4, 1)} steps",
+        )
+        yield Planned(f"{start.model}, fine-tuned at {size} pixels", start.data, tuned, measure=measured)
+
+
+def measured(run: Finished) -> Iterator[Number]:
+    """Accuracy on training images as evaluation sees them, and what an image costs."""
+    plan, model = run.opened.plan, run.model()
+    train = plan.train.pick(np.arange(min(SCORED, len(plan.train))))
+    predictor = predictor_of(model, run.runtime.device)
+    batches = data.EvalData(train, predictor.preprocessing).batches()
+    scores = dict(score(predictor, batches, Classification(len(run.opened.source.class_names))).scores())
+    yield Number("train_top1", scores["top1"], "share", n=len(train))
+    yield Number("train_images", len(plan.train), "images")
+    height, width = predictor.preprocessing.image_size
+    yield Number("macs", _macs(model.cpu(), run.opened.source.channels, (height, width)), "MACs/image")
+    recipe = run.planned.recipe
+    if recipe.init is None and run.planned.data.endswith(", 100 %"):
+        for factor in TOKENS:
+            size = (height * factor, width * factor)
+            fresh = create_from(recipe.model, num_classes=10, image_size=size, in_channels=3)
+            tokens = size[0] * size[1] // recipe.model.patch_size**2 if recipe.model.patch_size else 0
+            yield Number("macs by tokens", _macs(fresh, 3, size), "MACs/image", at=tokens)
+
+
+def _macs(model: torch.nn.Module, channels: int, size: tuple[int, int]) -> int:
+    return sum(each.macs for each in trace(model, torch.zeros(1, channels, *size)).values())
+
+
+def power_law(images: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
+    """(a, b) of error = a * images^-b, by least squares of the logarithms.
+
+    Source: Hestness et al. 2017, "Deep learning scaling is predictable, empirically", section 3.
+    """
+    slope, intercept = np.polyfit(np.log(images), np.log(errors), 1)
+    return float(np.exp(intercept)), float(-slope)
+
+
+def read(rows: Sequence[Row]) -> Found:
+    """What the rows say: accuracy by size and share, the gap between train and test, fitted curves, resolutions."""
+    if not rows:
+        return Found("Scale", ())
+    models = [m for m in dict.fromkeys(row["model"] for row in rows) if "fine-tuned" not in m]
+    shares = sorted({_share(row["data"]) for row in rows})
+    source = rows[0]["data"].rpartition(", ")[0]
+    grid = {(m, s): f"{source}, {s} %" for m in models for s in shares}
+    lines, fits, said = [], {}, []
+    for model in models:
+        for share in shares:
+            lines.append(_line(rows, model, share, grid[model, share]))
+        if (fit := _fit(rows, model, [grid[model, share] for share in shares])) is not None:
+            fits[model] = fit
+    said += _sentences(rows, models, shares, grid)
+    said += [f"{model}: test error falls as images^-{b:.2f} (fitted to its means)." for model, (_, b) in fits.items()]
+    linear = _linear(rows)
+    said += [linear] if linear else []
+    head = "model|images|share|test top-1, %|train top-1, %|train less test|parameters|MMACs|s|n".split("|")
+    note = (
+        "Every training has the same number of steps; the weights with the best validation score count. Train is "
+        "scored as test is, without augmentation. The gap is in points with its 95 % interval over seeds."
+    )
+    tables = [Table("Size against data", tuple(head), tuple(lines), num_texts=1, note=note)]
+    if (tuned := _resolutions(rows)) is not None:
+        tables.append(tuned)
+    if (by_tokens := _token_table(rows, models)) is not None:
+        tables.append(by_tokens)
+    facts = {"fits": {model: {"a": a, "b": b} for model, (a, b) in fits.items()}}
+    return Found(
+        f"Scale of Mixers on {source}",
+        tuple(said),
+        tuple(_figures(rows, models, shares, grid, fits)),
+        tuple(tables),
+        facts,
+    )
+
+
+def _share(where: str) -> int:
+    return int(where.rpartition(", ")[2].removesuffix(" %"))
+
+
+def _line(rows: Sequence[Row], model: str, share: int, where: str) -> tuple[str, ...]:
+    test, train = (values_of(rows, metric, model=model, data=where) for metric in ("top1", "train_top1"))
+
+    def number(metric: str, scale: float, form: str) -> str:
+        values = values_of(rows, metric, model=model, data=where)
+        return f"{values.mean / scale:{form}}" if values.n else "–"
+
+    costs = (number("params", 1, ",.0f"), number("macs", 1e6, ",.1f"), number("seconds", 1, ",.0f"))
+    images, gap = number("train_images", 1, ",.0f"), points(paired(test, train))
+    return (model, images, f"{share} %", percent(test), percent(train), gap, *costs, f"{test.n}")
+
+
+def _fit(rows: Sequence[Row], model: str, places: Sequence[str]) -> tuple[float, float] | None:
+    """The power law of the mean test error; None with fewer than three numbers of images."""
+    found = [
+        (images.mean, 1 - top.mean)
+        for where in places
+        if (top := values_of(rows, "top1", model=model, data=where)).n
+        and (images := values_of(rows, "train_images", model=model, data=where)).n
+        and top.mean < 1
+    ]
+    return power_law(*zip(*found, strict=True)) if len(found) >= 3 else None
+
+
+def _sentences(
+    rows: Sequence[Row], models: Sequence[str], shares: Sequence[int], grid: dict[tuple[str, int], str]
+) -> Iterator[str]:
+    """Who gains most from data, and who overfits few images most."""
+    tops = {key: values_of(rows, "top1", model=key[0], data=where) for key, where in grid.items()}
+    trains = {key: values_of(rows, "train_top1", model=key[0], data=where) for key, where in grid.items()}
+    few, most = shares[0], shares[-1]
+    for model in models:
+        if few != most and tops[model, few].n and tops[model, most].n:
+            gain = paired(tops[model, few], tops[model, most])
+            gaps = [points(paired(tops[model, share], trains[model, share])) for share in (few, most)]
+            yield (
+                f"{model}: {points(gain)} points from {few} % to {most} % of the images; train less test {gaps[0]} "
+                f"points with {few} %, {gaps[1]} with {most} %."
+            )
+    small, large = models[0], models[-1]
+    if small != large:
+        for share in (few, most):
+            difference = paired(tops[small, share], tops[large, share])
+            if difference.n:
+                verdict = difference.verdict()
+                yield f"{large} less {small} with {share} % of the images: {points(difference)} points ({verdict})."
+
+
+def _linear(rows: Sequence[Row]) -> str:
+    """How MACs grow with tokens, as the largest departure from a constant cost of a token."""
+    found: dict[str, dict[float, float]] = {}
+    for row in rows:
+        if row["metric"] == "macs by tokens":
+            found.setdefault(row["model"], {})[row["at"]] = row["value"]
+    worst = 0.0
+    for by_tokens in found.values():
+        per_token = [macs / tokens for tokens, macs in by_tokens.items()]
+        worst = max(worst, max(per_token) / min(per_token) - 1)
+    if not found:
+        return ""
+    return (
+        f"With D_S fixed, the cost of a Mixer is linear in its tokens: MACs of a token differ by {worst:.2%} at most."
+    )
+
+
+def _resolutions(rows: Sequence[Row]) -> Table | None:
+    """Fine-tuned at several resolutions, beside the run that they start from."""
+    names = [name for name in dict.fromkeys(row["model"] for row in rows) if "fine-tuned" in name]
+    if not names:
+        return None
+    first = values_of(rows, "top1", model=names[0])
+    lines = []
+    for name in names:
+        top = values_of(rows, "top1", model=name)
+        params, macs = (values_of(rows, metric, model=name) for metric in ("params", "macs"))
+        if top.n:
+            cells = (percent(top), points(paired(first, top)), f"{params.mean:,.0f}", f"{macs.mean / 1e6:,.1f}")
+            lines.append((name, *cells, f"{top.n}"))
+    note = "At k times the side, the paper's scheme has k^2 times the tokens and D_S, and token MLPs cost k^4."
+    head = ("model", "test top-1, %", "less the first", "parameters", "MMACs", "n")
+    return Table("Fine-tuning resolution", head, tuple(lines), num_texts=1, note=note)
+
+
+def _token_table(rows: Sequence[Row], models: Sequence[str]) -> Table | None:
+    places = sorted({row["at"] for row in rows if row["metric"] == "macs by tokens"})
+    if not places:
+        return None
+    cells = {m: [values_of(rows, "macs by tokens", model=m, at=at) for at in places] for m in models}
+    lines = tuple(
+        (model, *(f"{each.mean / 1e6:,.1f}" if each.n else "–" for each in found)) for model, found in cells.items()
+    )
+    head = ("MMACs of an image", *(f"{at:,.0f} tokens" for at in places))
+    return Table("Cost against tokens", head, lines, num_texts=1, note="D_S stays as it is.")
+
+
+def _figures(
+    rows: Sequence[Row],
+    models: Sequence[str],
+    shares: Sequence[int],
+    grid: dict[tuple[str, int], str],
+    fits: dict[str, tuple[float, float]],
+) -> Iterator[Figure]:
+    def line(metric: str, model: str, number: int, name: str, *, is_error: bool) -> Line:
+        found: list[tuple[float, Values]] = []
+        for share in shares:
+            images = values_of(rows, "train_images", model=model, data=grid[model, share])
+            values = values_of(rows, metric, model=model, data=grid[model, share])
+            if images.n and values.n:
+                found.append((images.mean, values))
+        y = tuple((x, 1 - v.mean if is_error else v.mean, v.std) for x, v in found)
+        return Line(name, y, number, is_joined=not is_error)
+
+    errors = [line("top1", model, i, model, is_error=True) for i, model in enumerate(models)]
+    errors = [each for each in errors if each.points and min(y for _, y, _ in each.points) > 0]
+    if errors:
+        curves = [
+            Line(f"fit, {model}", _fitted(fits[model], errors), i, has_markers=False)
+            for i, model in enumerate(models)
+            if model in fits
+        ]
+        chart = Chart(
+            "test error against training images by model size", "training images", "test error",
+            (*errors, *curves), is_share=True, is_log=True, is_log_y=True,
+        )  # fmt: skip
+        yield Figure(
+            f"{NAME}-error", chart_svg(chart), "Test error with its deviation, and power laws fitted to the means."
+        )
+    for number, model in enumerate(models):
+        both = [
+            line(metric, model, place, name, is_error=False)
+            for place, (metric, name) in enumerate((("train_top1", "train"), ("top1", "test")))
+        ]
+        both = [each for each in both if each.points]
+        if both:
+            title = f"training and test accuracy of {model} against training images"
+            chart = Chart(title, "training images", f"{model}, top-1", tuple(both), is_share=True, is_log=True)
+            name = f"{NAME}-{number}"
+            yield Figure(name, chart_svg(chart), f"{model}: where train is far above test, it overfits.")
+
+
+def _fitted(fit: tuple[float, float], errors: Sequence[Line]) -> tuple[tuple[float, float, None], ...]:
+    """Two ends of the law, a straight line on logarithmic axes."""
+    ends = [x for line in errors for x, _, _ in line.points]
+    return tuple((x, fit[0] * math.exp(-fit[1] * math.log(x)), None) for x in (min(ends), max(ends)))

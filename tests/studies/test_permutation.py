@@ -1,0 +1,91 @@
+"""The study of permutations: what is shuffled, and the two exact statements."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mixonomy.models import create, permuted, shuffle_patches
+from mixonomy.recipe import changed
+from mixonomy.rows import read as read_rows
+from mixonomy.studies.permutation import PIPELINES, SHOTS, permutation, read, size_of
+from mixonomy.studies.shuffled import Shuffled, global_shuffle, local_shuffle
+from mixonomy.studies.study import run, write_results
+
+SIZES = {"hidden_dim": 8, "num_blocks": 2, "tokens_mlp_dim": 4, "channels_mlp_dim": 16}
+
+
+@pytest.fixture
+def mixer():
+    torch.manual_seed(0)
+    model = create("mixer", num_classes=5, image_size=(8, 12), in_channels=3, patch_size=2, **SIZES).double()
+    torch.nn.init.normal_(model.head.weight)
+    return model
+
+
+def test_the_local_shuffle_is_of_patches_and_of_the_pixels_in_them(mixer):
+    shuffle, x = local_shuffle((8, 12), 2, seed=3), torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    assert shuffle.patches is not None and shuffle.pixels is not None
+    shuffled = shuffle_patches(x, 2, patches=shuffle.patches, pixels=shuffle.pixels)
+    assert torch.equal(Shuffled(mixer, shuffle)(x), mixer(shuffled)) and not torch.equal(shuffled, x)
+    assert torch.equal(Shuffled(mixer, shuffle).features(x), mixer.features(shuffled))
+    assert torch.equal(local_shuffle((8, 12), 2, seed=3).order, shuffle.order)
+    assert not torch.equal(local_shuffle((8, 12), 2, seed=4).order, shuffle.order)
+
+
+def test_the_global_shuffle_moves_every_pixel_anywhere_and_keeps_colours_together():
+    order = global_shuffle((8, 12), seed=0).order
+    assert torch.equal(order.sort().values, torch.arange(96))
+    x = torch.arange(96.0).view(1, 1, 8, 12).expand(1, 3, 8, 12)
+    seen = Shuffled(torch.nn.Conv2d(3, 1, 1), global_shuffle((8, 12), seed=0))._seen(x)
+    assert torch.equal(seen[0, 0].flatten(), order.float()) and torch.equal(seen[0, 0], seen[0, 2])
+
+
+def test_a_converted_mixer_behind_the_local_shuffle_is_the_plain_mixer(mixer):
+    shuffle, x = local_shuffle((8, 12), 2, seed=3), torch.randn(4, 3, 8, 12, dtype=torch.float64)
+    converted = Shuffled(permuted(mixer, patches=shuffle.patches, pixels=shuffle.pixels), shuffle)
+    torch.testing.assert_close(converted(x), mixer(x), rtol=0, atol=1e-10)
+    assert (Shuffled(mixer, shuffle)(x) - mixer(x)).abs().max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """A tiny study of a Mixer alone, with two seeds: (study, folder, rows)."""
+    size, out = size_of("digits", None, is_quick=True), tmp_path_factory.mktemp("study")
+    mixer = changed(size.base, model={**size.models["Mixer"].model_dump(), **SIZES}).model
+    base = changed(size.base, duration="12 steps", eval_every="6 steps", precision="fp32")
+    tiny = permutation(replace(size, base=base, models={"Mixer": mixer}, exact_steps=20), (0, 1), ("Mixer",))
+    return tiny, out, run(tiny, out)
+
+
+@pytest.mark.slow
+def test_both_exact_statements_hold(studied):
+    facts = read(studied[2]).facts
+    assert facts["conversion_max_difference"] <= 1e-10
+    assert facts["converted_curve_max_difference"] <= 1e-6, "losses are float32"
+    assert facts["same_seed_curve_max_difference"] > 1e-4
+
+
+@pytest.mark.slow
+def test_there_is_one_curve_per_pipeline(studied):
+    facts = read(studied[2]).facts
+    assert [curve["pipeline"] for curve in facts["curves"]] == list(PIPELINES)
+    for curve in facts["curves"]:
+        assert len(curve["epochs"]) == len(curve["val_top1"]) == len(curve[f"few_shot_{SHOTS}"]) == 2
+        assert 0 <= curve["top1"] <= 1
+    assert len({tuple(curve["val_top1"]) for curve in facts["curves"]}) > 1
+
+
+@pytest.mark.slow
+def test_rows_give_the_same_page_byte_for_byte(studied, tmp_path):
+    study, out, rows = studied
+    write_results(study, tmp_path, read_rows(out / "rows.jsonl"))
+    assert (tmp_path / "permutation.html").read_bytes() == (out / "permutation.html").read_bytes()
+    assert (tmp_path / "rows.jsonl").read_bytes() == (out / "rows.jsonl").read_bytes()
+    assert read_rows(out / "rows.jsonl") == rows
+
+
+def test_an_unknown_model_is_refused_and_no_rows_say_nothing():
+    with pytest.raises(ValueError, match="unknown model 'resnet'; use Mixer, ResNet, ViT, ConvMixer"):
+        permutation(size_of("digits", None, is_quick=True), (0,), ("resnet",))
+    assert read([]).tables == ()
