@@ -1,11 +1,11 @@
-"""Text and figures of docs/ from the rows of the studies that train; each study reads its own rows."""
+"""Text and figures of docs/ from the rows of the studies; each study reads its own rows."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mixonomy.report.charts import standalone
 from mixonomy.report.study_page import Found, markdown
-from mixonomy.studies import ablate, permutation, scale
+from mixonomy.studies import ablate, compared, permutation, scale, weights
 from rows import Row, read
 
 # Study -> what reads its rows, which are in results/STUDY.jsonl.
@@ -13,6 +13,8 @@ STUDIES: dict[str, Callable[[Sequence[Row]], Found]] = {
     "permutation": permutation.read,
     "ablate": ablate.read,
     "scale": scale.read,
+    "compare": compared.found_of,
+    "weights": weights.read,
 }
 
 

@@ -13,9 +13,6 @@ from pathlib import Path
 
 from figures import curves_figure, newest_curves, taxonomy_figure
 from many_gpus_tables import cost, faults, runs
-from mixonomy.report.study_page import Found, markdown
-from mixonomy.studies.compared import found_of
-from mixonomy.studies.weights import read as read_weights
 from plain import PLAIN, newest, number, of_same_run, table
 from rows import RESULTS, Row, read
 from studied import STUDIES, text_of
@@ -149,23 +146,6 @@ def taxonomy(results: Path) -> str:
     return table(header.split("|"), lines, right=(2, 3, 4, 5, 6, 7))
 
 
-def compare(results: Path) -> str:
-    """The tables of the comparison of architectures, and what it says."""
-    return _study(found_of(read(results / "compare.jsonl")))
-
-
-def weights_study(results: Path) -> str:
-    """The tables of the study of weights, and what it says."""
-    return _study(read_weights(read(results / "weights.jsonl")))
-
-
-def _study(found: Found) -> str:
-    if not found.tables:
-        return "No rows yet."
-    said = "\n".join(f"- {sentence}" for sentence in found.summary)
-    return "\n\n".join([said, *(f"### {shown.title}\n\n{markdown(shown)}" for shown in found.tables)])
-
-
 def _totals(rows: Sequence[TaxonomyRow]) -> dict[str, float]:
     return {metric: sum(row.cost[metric] for row in rows) for metric in rows[0].cost}
 
@@ -182,8 +162,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "faults": faults,
     "scale_runs": runs,
     "scale_cost": cost,
-    "compare": compare,
-    "weights_study": weights_study,
 }
 FIGURES: dict[str, Callable[[Path], str]] = {
     "docs/taxonomy.svg": taxonomy_figure,

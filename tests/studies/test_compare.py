@@ -99,7 +99,7 @@ def test_the_most_accurate_is_recommended_and_what_is_level_with_it_is_named():
 
 def test_a_clear_winner_and_a_single_seed_are_called_what_they_are():
     clear = found_of(rows_of({"mixer": (0.80, 0.81, 0.82), "cnn": (0.60, 0.61, 0.62)})).summary
-    assert "All others are clearly worse: the next, cnn, by -20.00" in clear[1]
+    assert "All others are clearly worse: the next is cnn, at -20.00" in clear[1]
     single = found_of(rows_of({"mixer": (0.80,), "cnn": (0.60,)})).summary
     assert "With one seed there is no spread" in single[1]
 

@@ -114,6 +114,7 @@ def test_command_writes_page_and_rows_and_reads_them_again(tmp_path, capsys):
         (["x.safetensors", "--quick"], "one of them"),
         (["x.safetensors"], "no file or run folder x.safetensors"),
         (["x.safetensors", "--num-images", "0"], "at least 1 of each"),
+        (["x.safetensors", "--names", "a", "b"], "1 models have 2 names"),
     ],
 )
 def test_wrong_input_is_one_sentence(arguments, complaint, capsys):

@@ -28,6 +28,8 @@ class StudyWeights:
 
     models: Positional[list[str]] = field(default_factory=list)
     """Weights: run folders, files, timm:NAME or hf:OWNER/NAME."""
+    names: tuple[str, ...] = ()
+    """What the models are called in rows and on the page, one for each; their architectures if not given."""
     data: str | None = None
     """SOURCE of the images at which Jacobians are taken; each model's own data if not given, and random images where
     the weights name none."""
@@ -54,6 +56,8 @@ def main(argv: list[str]) -> int:
     options = parse(StudyWeights, argv, name="study weights")
     if (options.num_images < 1) or (options.num_probes < 1):
         raise ValueError("--num-images and --num-probes count what is looked at; give at least 1 of each.")
+    if options.names and len(set(options.names)) != len(options.models):
+        raise ValueError(f"{len(options.models)} models have {len(set(options.names))} names; give one for each.")
     given = sum([bool(options.models), options.quick, options.rows is not None])
     if given != 1:
         raise ValueError("give the weights to look at, such as runs/x, or --quick, or --rows FILE; one of them.")
@@ -76,9 +80,10 @@ def main(argv: list[str]) -> int:
 
         where = origin_of(environment(), "cpu", command_of("weights", argv))
         rows, models = [], {}
-        for place in options.models or _trained_quickly(out):
+        for number, place in enumerate(options.models or _trained_quickly(out)):
             model = load(place)
-            models[weights.label_of(model, str(place), list(models))] = model
+            name = options.names[number] if options.names else weights.label_of(model, str(place), list(models))
+            models[name] = model
         for name, model in models.items():
             print(f"{name}: reading Jacobians", file=sys.stderr)
             images = weights.images_for(model, options.data, options.data_root, options.num_images)

@@ -162,7 +162,7 @@ def recommendation(found: Sequence[Entry]) -> Iterator[str]:
         else:
             runner = found[1]
             yield (
-                f"All others are clearly worse: the next, {runner.model}, by {points(_less(winner, runner))} points "
+                f"All others are clearly worse: the next is {runner.model}, at {points(_less(winner, runner))} points "
                 f"(95 % interval, {n} seeds)."
             )
     for name, cost, unit in (
