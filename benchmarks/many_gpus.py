@@ -138,7 +138,7 @@ def step_on(
     )
 
 
-def decoding(split: Split, augment: Augment, seconds: float, rounds: int) -> tuple[float, float]:
+def decoding(split: Split, augment: Augment, seconds: float, rounds: int) -> tuple[float, float | None]:
     """Images per second that one worker makes, and their spread over the rounds."""
     data = WorkerData(split, augment, Preprocessing((224, 224)), order_of(split, 0), 1, BadImages())
     rates, batches = [], data.batches(0, 64)

@@ -212,7 +212,8 @@ def measured(part: str, jobs: list[Job], start: Start) -> Iterator[Row]:
         if job.lrs:
             scores, lr = fine_tuned(recipe, job.lrs, job.seeds, folder, **options)
             tried = ", ".join(f"{rate:g}" for rate in job.lrs)
-            chosen = f", learning rate {lr:g} of {tried}, chosen on held-out images"
+            chosen = f", learning rate {lr:g}"
+            chosen += f" of {tried}, chosen on held-out images" if len(job.lrs) > 1 else ""
         else:
             runs = ((changed(recipe, seed=seed), folder / f"seed{seed}") for seed in range(job.seeds))
             scores = [train(*run, **options, is_trial=True)["top1"] for run in runs]
