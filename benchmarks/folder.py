@@ -1,7 +1,7 @@
-"""Tries the recipe `folder` and changes of it on small real data: what its defaults are held against.
+"""Tries the recipe `folder` without cutmix, and changes of that, on small real data: what its defaults come from.
 
     python benchmarks/folder.py --data imagenette flowers102 eurosat --data-root ../shared/data
-    python benchmarks/folder.py --variants "as it is" cutmix --samples 60000
+    python benchmarks/folder.py --variants base "cutmix 0.5" --samples 60000
 
 Choices look at validation data: the source's own, else 30 % of train, since a tenth of 1,000 images would tell little.
 Every variant sees the same number of images and has a run folder of its own; the same command goes on where it was
@@ -23,7 +23,7 @@ VAL_SHARE = 0.3
 
 # What is changed, one thing at a time.
 VARIANTS: dict[str, dict[str, dict[str, object] | object]] = {
-    "as it is": {},
+    "base": {},
     "cutmix 0.5": {"augment": {"cutmix_prob": 0.5}},
     "crop of 10 % or more": {"augment": {"min_area": 0.1}},
     "crop of 60 % or more": {"augment": {"min_area": 0.6}},
@@ -52,6 +52,7 @@ def variant(name: str, source: str, root: str | None, samples: int | None) -> Re
     share = 0.1 if samples is None else VAL_SHARE
     num_images = len(splits["train"]) * (1 if "val" in splits and "test" in splits else 1 - share)
     base = changed(recipe_for(round(num_images)), data={"source": source, "val_share": share})
+    base = changed(base, augment={"cutmix_prob": 0.0})
     base = changed(base, **VARIANTS[name])
     return (
         base

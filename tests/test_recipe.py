@@ -205,6 +205,7 @@ def test_differences_name_the_fields():
 @pytest.mark.parametrize(("count", "epochs"), [(10, 200), (2000, 200), (4000, 100), (40_000, 10), (10**6, 10)])
 def test_any_data_is_seen_more_often_the_less_there_is(count, epochs):
     assert recipe_for(count).duration == f"{epochs} epochs"
+    assert (recipe_for(count).augment.cutmix_prob > 0) == (epochs > 10)
 
 
 def test_recipe_for_any_data_counts_the_training_images(tmp_path):

@@ -2,13 +2,15 @@
 
     mixonomy train --data my_images/
 
-Fewer images are seen more often: the length is `SAMPLES` images in all, within bounds.
+Fewer images are seen more often: the length is `SAMPLES` images in all, within bounds. Those that are seen very often are
+mixed by cutmix: on Imagenette it lost at 14 epochs and won at 43 (results/folder.jsonl).
 """
 
 from mixonomy.recipe import Augment, Data, Model, Optim, Recipe, changed
 
 SAMPLES = 400_000
 MIN_EPOCHS, MAX_EPOCHS = 10, 200
+CUTMIX_EPOCHS = 40  # from which on images are mixed
 
 recipe = Recipe(
     name="folder",
@@ -32,6 +34,7 @@ recipe = Recipe(
 
 
 def recipe_for(num_images: int) -> Recipe:
-    """The recipe with a length that suits the number of training images."""
+    """The recipe with a length, and mixing, that suit the number of training images."""
     epochs = min(max(round(SAMPLES / max(num_images, 1)), MIN_EPOCHS), MAX_EPOCHS)
-    return changed(recipe, duration=f"{epochs} epochs")
+    suited = changed(recipe, duration=f"{epochs} epochs")
+    return changed(suited, augment={"cutmix_prob": 0.5}) if epochs >= CUTMIX_EPOCHS else suited
