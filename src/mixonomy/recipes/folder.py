@@ -2,8 +2,8 @@
 
     mixonomy train --data my_images/
 
-Fewer images are seen more often: the length is `SAMPLES` images in all, within bounds. Those that are seen very often are
-mixed by cutmix: on Imagenette it lost at 14 epochs and won at 43 (results/folder.jsonl).
+Fewer images are seen more often: the length is `SAMPLES` images in all, within bounds. Those that are seen very often
+are mixed by cutmix: on Imagenette it lost at 14 epochs and won at 43 (results/folder.jsonl).
 """
 
 from mixonomy.recipe import Augment, Data, Model, Optim, Recipe, changed
