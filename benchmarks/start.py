@@ -7,7 +7,6 @@ first ten steps, of eight images each, so the first was done before; it is then 
 """
 
 import argparse
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mixonomy.data import open_source
-from rows import RESULTS, append, make_row, origin
+from rows import RESULTS, append, make_row, middle, origin
 
 MIXONOMY = [sys.executable, "-m", "mixonomy"]
 LIMIT_S = 120
@@ -73,20 +72,9 @@ def main() -> int:
         jobs.append(("predict", "one image", lambda _: predict_seconds(run, image)))
         for command, data, job in jobs:
             seconds = [job(i) for i in range(1 + options.times)][1:]
-            row = make_row(
-                origin(),
-                study="start",
-                model=f"mixonomy {command}",
-                data=data,
-                metric="start_s",
-                value=statistics.median(seconds),
-                unit="s",
-                spread=statistics.quantiles(seconds)[2] - statistics.quantiles(seconds)[0]
-                if options.times > 1
-                else None,
-                n=len(seconds),
-                note=f"slowest {max(seconds):.2f} s",
-            )
+            (value, spread), note = middle(seconds), f"slowest {max(seconds):.2f} s"
+            about = {"study": "start", "model": f"mixonomy {command}", "data": data, "n": len(seconds), "note": note}
+            row = make_row(origin(), **about, metric="start_s", value=value, unit="s", spread=spread)
             append(options.results, [row])
             print(f"{row['model']}, {data}: {row['value']:.2f} s, {row['note']}")
     return 0

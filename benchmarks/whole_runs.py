@@ -6,22 +6,27 @@
 Each setting is a process of its own, on one thread. They take turns of some seconds while the others stand still, so
 that whatever disturbs the machine disturbs all alike, and each is charged the processor's time that it used itself,
 with start, decoding, augmentation and the scoring of all test images after every epoch. What counts is the first epoch
-that scores the target. The schedule, whose length is given beforehand, is the same for all, see TARGETS.
+that scores the target. The schedule, whose length is given beforehand, is the same for all, see TARGETS. Before that
+the two models' logits are compared. Rows of a setting are written when it has ended; the same command goes on with
+those that have not, from their start.
 
 Same for all: model, batch, pad-crop, flip, label smoothing, linear decay of the rate, and no cutmix, which pays in
 longer trainings only. timm's parts: MlpMixer, create_loader, LabelSmoothingCrossEntropy, create_optimizer_v2 and
-create_scheduler_v2, in bfloat16 autocast without torch.compile, its fastest setting of this step
-(`benchmarks/train.py`). timm with Muon has our rates, with AdamW one of its own.
+create_scheduler_v2, in bfloat16 autocast, where the processor has units for it, without torch.compile: its fastest
+setting of this step (`benchmarks/train.py`). timm with Muon has our rates, with AdamW one of its own.
 """
 
 import argparse
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,31 +36,39 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from mixonomy.bench.peers import timm_twin
+from mixonomy import devices
+from mixonomy.bench.peers import randomise, timm_twin
 from mixonomy.data import open_source
 from mixonomy.models import create_from
 from mixonomy.recipe import Recipe, changed
 from mixonomy.recipes import load_recipe
-from rows import RESULTS, Row, append, make_row, origin
+from rows import RESULTS, Row, append, make_row, middle, origin
 
 # Data -> (test top-1 to reach, epochs of the schedule, channels).
-TARGETS = {"digits": (0.90, 4, 1), "fashion-mnist": (0.90, 4, 1), "cifar10": (0.80, 8, 3)}
-SETTINGS = ("ours", "timm, Muon", "timm, AdamW")
+TARGETS = {"digits": (0.90, 4, 1), "fashion-mnist": (0.90, 4, 1), "cifar10": (0.80, 10, 3)}
+OURS = "ours"
+SETTINGS = (OURS, "timm, Muon", "timm, AdamW")
 ADAMW: dict[str, Any] = {"lr": 2e-3, "weight_decay": 0.05}
 TURN_S = 20.0
+TOLERANCE = 1e-4  # of the largest logit, in float32
+FOUND = "found.json"  # in the folder of a setting that has ended
+
+Epochs = list[tuple[float, float]]
+"""The processor's seconds since the start, and test top-1, after each epoch."""
 
 
 def write_files(name: str, root: str | None, prefix: Path) -> None:
-    """Train, and test under the name of val: so test images are scored after every epoch."""
+    """Train and test, and test under the name of val, too: so test images are scored after every epoch."""
     source = open_source(name, root)
     prefix.parent.mkdir(parents=True, exist_ok=True)
     channels = {"channels": str(TARGETS[name][2])}
-    for split, called in (("train", "train"), ("test", "val")):
+    for split, names in (("train", ("train",)), ("test", ("val", "test"))):
         part = source.splits[split]
         images = [image if isinstance(image, bytes) else _png(image) for image in part.images]
         labels = [source.class_names[int(label)] for label in part.labels]
         table = pa.table({"image": images, "label": labels}).replace_schema_metadata(channels)
-        pq.write_table(table, f"{prefix}_{called}.parquet")
+        for called in names:
+            pq.write_table(table, f"{prefix}_{called}.parquet")
 
 
 def recipe_of(name: str, prefix: Path) -> Recipe:
@@ -68,6 +81,30 @@ def recipe_of(name: str, prefix: Path) -> Recipe:
         duration=f"{TARGETS[name][1]} epochs",
         eval_every="1 epochs",
     )
+
+
+def built(name: str, recipe: Recipe) -> torch.nn.Module:
+    """Our model of a recipe with fresh weights."""
+    torch.manual_seed(recipe.seed)
+    size, channels = recipe.height_width, TARGETS[name][2]
+    assert size is not None, "only fine-tuning has none"
+    return create_from(recipe.model, num_classes=10, image_size=size, in_channels=channels)
+
+
+def check_twin(name: str, recipe: Recipe) -> None:
+    """Compares the logits of both libraries' models for the same weights.
+
+    Raises:
+      ValueError: if they differ.
+    """
+    model = built(name, recipe).eval()
+    randomise(model, seed=0)
+    images = torch.randn(8, TARGETS[name][2], *recipe.height_width or (), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, theirs = model(images), timm_twin(model)(images)
+    differs = float((ours - theirs).abs().max() / ours.abs().max())
+    if not differs <= TOLERANCE:
+        raise ValueError(f"timm's model for {name} differs by {differs:.1e} of the largest logit; nothing was trained.")
 
 
 def train_ours(name: str, prefix: Path, out: Path) -> None:
@@ -86,10 +123,10 @@ def train_timm(name: str, prefix: Path, out: Path, optimizer_name: str) -> None:
     from torchvision.transforms import Compose, Normalize, RandomCrop, RandomHorizontalFlip, ToTensor
 
     recipe, (_, epochs, channels) = recipe_of(name, prefix), TARGETS[name]
-    torch.manual_seed(recipe.seed)
-    assert recipe.augment is not None and isinstance(recipe.image_size, int)
-    size = (recipe.image_size, recipe.image_size)
-    model = timm_twin(create_from(recipe.model, num_classes=10, image_size=size, in_channels=channels))
+    model, size = timm_twin(built(name, recipe)), recipe.height_width
+    assert size is not None and recipe.augment is not None
+    device = torch.device("cpu")
+    precision = devices.resolve_precision("auto", device)
     loaders: dict[str, Any] = {}
     for split in ("train", "val"):
         is_training = split == "train"
@@ -103,7 +140,7 @@ def train_timm(name: str, prefix: Path, out: Path, optimizer_name: str) -> None:
             num_workers=0,
             persistent_workers=False,
         )
-        crops = [RandomCrop(recipe.image_size, padding=recipe.augment.pad), RandomHorizontalFlip()]
+        crops = [RandomCrop(size, padding=recipe.augment.pad), RandomHorizontalFlip()]
         plain = [ToTensor(), Normalize(0.5, 0.5)]
         images.transform = Compose([*crops, *plain] if is_training else plain)
     if optimizer_name == "Muon":
@@ -125,14 +162,14 @@ def train_timm(name: str, prefix: Path, out: Path, optimizer_name: str) -> None:
     for epoch in range(epochs):
         model.train()
         for i, (images, labels) in enumerate(loaders["train"]):
-            with torch.autocast("cpu", torch.bfloat16):
+            with devices.autocast(device, precision):
                 logits = model(images)
             loss_of(logits.float(), labels).backward()
             optimizer.step()
             optimizer.zero_grad()
             scheduler.step_update(epoch * steps + i + 1)
         model.eval()
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), devices.autocast(device, precision):
             right = [(model(images).argmax(1) == labels).float() for images, labels in loaders["val"]]
         with (out / "metrics.jsonl").open("a") as file:
             print(json.dumps({"epoch": epoch + 1, "val/top1": float(torch.cat(right).mean())}), file=file)
@@ -157,15 +194,18 @@ class _Images(torch.utils.data.Dataset[Any]):
         return self.transform(self.images[index]), self.labels[index]
 
 
-def in_turns(processes: dict[str, Any], scores: dict[str, Path], target: float) -> dict[str, list[tuple[float, float]]]:
+def in_turns(
+    processes: Mapping[str, Any], scores: Mapping[str, Path], target: float, ended: Callable[[str, Epochs], None]
+) -> list[str]:
     """Lets each run for TURN_S while the others stand still, until all have ended or reached the target.
 
+    Args:
+      ended: told of each setting when it has reached the target, or all its epochs.
     Returns:
-      setting -> the processor's seconds and test top-1 after each epoch.
-    Raises:
-      ValueError: if a process fails.
+      Settings that failed.
     """
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in processes}
+    found: dict[str, Epochs] = {name: [] for name in processes}
+    failed = []
     for process in processes.values():
         process.send_signal(signal.SIGSTOP)
     running = dict(processes)
@@ -184,25 +224,61 @@ def in_turns(processes: dict[str, Any], scores: dict[str, Path], target: float) 
             if process.poll() is None and not is_done:
                 process.send_signal(signal.SIGSTOP)
                 continue
-            if process.poll():
-                raise ValueError(f"{name} failed; see what it said above.")
-            process.kill()
             del running[name]
-    return found
+            if is_done or (process.returncode == 0 and found[name]):
+                process.kill()
+                ended(name, found[name])
+            else:
+                print(f"{name} failed; see what it said above.", file=sys.stderr)
+                failed.append(name)
+    return failed
 
 
-def rows_of(data: str, setting: str, found: list[tuple[float, float]]) -> list[Row]:
+def rows_of(data: str, setting: str, found: Epochs) -> list[Row]:
     """Seconds until the target, if it was reached, and the last score."""
-    target, epochs, _ = TARGETS[data]
-    reached = next(((s, e) for e, (s, top) in enumerate(found, 1) if top >= target), None)
-    about: dict[str, Any] = {"study": "whole_runs", "model": setting, "data": f"{data} to {100 * target:.0f} %"}
-    note = f"schedule of {epochs} epochs, " + (f"reached after {reached[1]}" if reached else "not reached")
-    where = origin()
+    epochs = TARGETS[data][1]
+    seconds, at = reached(data, found)
+    note = f"schedule of {epochs} epochs, " + ("not reached" if at is None else f"reached after {at}")
+    each, spread = middle(epoch_seconds(found))
+    about, where = _about(data, setting), origin()
     return [
-        make_row(where, **about, metric="core_s", value=reached and reached[0], unit="s", n=1, note=note),
-        make_row(where, **about, metric="core_s_per_epoch", value=found[-1][0] / len(found), unit="s", n=len(found)),
+        make_row(where, **about, metric="core_s", value=seconds, unit="s", n=1, note=note),
+        make_row(where, **about, metric="core_s_per_epoch", value=each, spread=spread, unit="s", n=len(found)),
         make_row(where, **about, metric="top1", value=found[-1][1], unit="share", n=1),
     ]
+
+
+def ratio_rows(data: str, found: Mapping[str, Epochs]) -> list[Row]:
+    """How many times as long as ours a setting took to the target and, with the spread over epochs, for an epoch."""
+    rows, where = [], origin()
+    ours = reached(data, found[OURS])[0]
+    for setting, each in found.items():
+        theirs = reached(data, each)[0]
+        ratio = theirs / ours if theirs is not None and ours is not None else None
+        note = None if ratio is not None else "not reached"
+        about = _about(data, setting)
+        rows.append(make_row(where, **about, metric="ratio_ours", value=ratio, unit="ratio", n=1, note=note))
+        pairs = zip(epoch_seconds(each), epoch_seconds(found[OURS]), strict=False)  # one may have ended sooner
+        ratios = [a / b for a, b in pairs]
+        value, spread = middle(ratios)
+        about |= {"value": value, "spread": spread, "n": len(ratios)}
+        rows.append(make_row(where, **about, metric="ratio_ours_per_epoch", unit="ratio"))
+    return rows
+
+
+def reached(data: str, found: Epochs) -> tuple[float, int] | tuple[None, None]:
+    """The processor's seconds and the number of epochs until the target; None twice if it was not reached."""
+    target = TARGETS[data][0]
+    return next(((seconds, epoch) for epoch, (seconds, top) in enumerate(found, 1) if top >= target), (None, None))
+
+
+def epoch_seconds(found: Epochs) -> list[float]:
+    """The processor's seconds of each epoch, of the first with the start."""
+    return [after - before for before, after in pairwise([0.0, *(seconds for seconds, _ in found)])]
+
+
+def _about(data: str, setting: str) -> dict[str, Any]:
+    return {"study": "whole_runs", "model": setting, "data": f"{data} to {100 * TARGETS[data][0]:.0f} %"}
 
 
 def _tops(folder: Path) -> list[float]:
@@ -227,32 +303,60 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS / "whole_runs.jsonl")
     parser.add_argument("--one", choices=SETTINGS, help=argparse.SUPPRESS)  # what a process of a setting is called with
     options = parser.parse_args()
+    if options.one is not None:
+        [data] = options.data
+        train_one(data, options.one, options.runs / data, _folder(options.runs, data, options.one))
+        return 0
+    failed = []
     for data in options.data:
-        prefix = options.runs / data
-        outs = {name: options.runs / f"{data} {name}".replace(", ", "-").replace(" ", "-") for name in options.settings}
-        if options.one is not None:
-            library, _, optimizer = options.one.partition(", ")
-            if library == "ours":
-                train_ours(data, prefix, outs["ours"])
-            else:
-                train_timm(data, prefix, outs[options.one], optimizer)
-            return 0
-        if any(out.exists() for out in outs.values()):
-            print(f"{options.runs} holds runs of {data} already; give another --runs.", file=sys.stderr)
-            return 1
-        write_files(data, options.data_root, prefix)
-        shared = [sys.executable, __file__, "--runs", str(options.runs), "--data", data, "--settings"]
+        failed += compare(data, options.settings, options.runs, options.data_root, options.results)
+    return 1 if failed else 0
+
+
+def train_one(data: str, setting: str, prefix: Path, out: Path) -> None:
+    """What the process of a setting does."""
+    if setting == OURS:
+        train_ours(data, prefix, out)
+    else:
+        train_timm(data, prefix, out, setting.partition(", ")[2])
+
+
+def compare(data: str, settings: Sequence[str], runs: Path, data_root: str | None, results: Path) -> list[str]:
+    """Trains each setting that has not ended, writes its rows, and those of the ratios to ours.
+
+    Returns:
+      Settings that failed.
+    """
+    outs = {name: _folder(runs, data, name) for name in settings}
+    left = [name for name, out in outs.items() if not (out / FOUND).exists()]
+    failed = []
+    if left:
+        write_files(data, data_root, runs / data)
+        check_twin(data, recipe_of(data, runs / data))
+        for name in left:
+            shutil.rmtree(outs[name], ignore_errors=True)  # what was interrupted was not charged to the end
+
+        def ended(name: str, found: Epochs) -> None:
+            (outs[name] / FOUND).write_text(json.dumps(found))
+            append(results, rows_of(data, name, found))
+
+        shared = [sys.executable, __file__, "--runs", str(runs), "--data", data, "--one"]
         processes = {
-            name: subprocess.Popen([*shared, name, "--one", name], env={**os.environ, "OMP_NUM_THREADS": "1"})
-            for name in options.settings
+            name: subprocess.Popen([*shared, name], env={**os.environ, "OMP_NUM_THREADS": "1"}) for name in left
         }
         try:
-            found = in_turns(processes, outs, TARGETS[data][0])
+            failed = in_turns(processes, outs, TARGETS[data][0], ended)
         finally:
             for process in processes.values():
                 process.kill()
-        append(options.results, [row for name, each in found.items() for row in rows_of(data, name, each)])
-    return 0
+    found = {name: json.loads((out / FOUND).read_text()) for name, out in outs.items() if name not in failed}
+    if OURS in found:
+        append(results, ratio_rows(data, found))
+    return failed
+
+
+def _folder(runs: Path, data: str, setting: str) -> Path:
+    return runs / f"{data} {setting}".replace(", ", "-").replace(" ", "-")
 
 
 if __name__ == "__main__":

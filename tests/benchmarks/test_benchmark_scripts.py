@@ -13,6 +13,9 @@ import muon
 import ridge
 import rows
 import transfer
+import whole_runs
+from mixonomy.data import open_source, plan_splits
+from mixonomy.recipes import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 # One thread: two that wait for each other on a busy machine take a hundred times as long.
@@ -62,14 +65,54 @@ def test_curves_quick_writes_points_of_every_sweep(tmp_path):
 
 
 @pytest.mark.slow
-def test_whole_runs_charge_each_setting_with_its_own_time(tmp_path):
-    options = ("--data", "digits", "--settings", "ours", "timm, AdamW", "--runs", str(tmp_path / "runs"))
-    done = call(sys.executable, "benchmarks/whole_runs.py", *options, "--results", str(tmp_path / "rows.jsonl"))
-    assert done.returncode == 0, done.stderr
+def test_whole_runs_charge_each_setting_with_its_own_time_and_go_on_with_those_that_have_not_ended(tmp_path):
+    options = ("--data", "digits", "--runs", str(tmp_path / "runs"), "--results", str(tmp_path / "rows.jsonl"))
+    for settings in (("ours",), ("ours", "timm, AdamW")):
+        done = call(sys.executable, "benchmarks/whole_runs.py", *options, "--settings", *settings)
+        assert done.returncode == 0, done.stderr
+    assert "ours" not in done.stdout
     found = rows.read(tmp_path / "rows.jsonl")
     per_epoch = {row["model"]: row["value"] for row in found if row["metric"] == "core_s_per_epoch"}
     assert set(per_epoch) == {"ours", "timm, AdamW"} and all(seconds > 0 for seconds in per_epoch.values())
-    assert {row["note"] for row in found if row["metric"] == "core_s"} == {"schedule of 4 epochs, not reached"}
+    assert [row["note"] for row in found if row["metric"] == "core_s"] == ["schedule of 4 epochs, not reached"] * 2
+    ratios = {row["model"]: row["value"] for row in found if row["metric"] == "ratio_ours_per_epoch"}
+    assert ratios["ours"] == 1.0 and ratios["timm, AdamW"] > 0
+
+
+def test_whole_runs_score_the_test_images_after_every_epoch_and_hold_none_out_of_train(tmp_path):
+    whole_runs.write_files("digits", None, tmp_path / "digits")
+    recipe = whole_runs.recipe_of("digits", tmp_path / "digits")
+    plan = plan_splits(open_source(recipe.data.source), recipe.data.val_share)
+    digits = open_source("digits")
+    assert plan.val is not None
+    assert (len(plan.train), len(plan.val)) == (len(digits.splits["train"]), len(digits.splits["test"]))
+
+
+def test_whole_runs_train_the_same_model_twice():
+    whole_runs.check_twin("digits", load_recipe("digits"))
+
+
+@pytest.mark.slow
+def test_a_whole_run_that_fails_leaves_the_others_their_rows(tmp_path, capsys):
+    line = json.dumps({"val/top1": 0.5})
+    good = f"open({str(tmp_path / 'metrics.jsonl')!r}, 'w').write({line!r}); import time; time.sleep(0.5)"
+    processes = {
+        name: subprocess.Popen([sys.executable, "-c", code])
+        for name, code in {"bad": "raise SystemExit(3)", "good": good}.items()
+    }
+    found = {}
+    scores = {"bad": tmp_path / "none", "good": tmp_path}
+    assert whole_runs.in_turns(processes, scores, 0.9, found.__setitem__) == ["bad"]
+    assert [top for _, top in found["good"]] == [0.5]
+    assert "bad failed" in capsys.readouterr().err
+
+
+def test_whole_runs_are_compared_until_the_target_and_by_the_epoch():
+    found = {"ours": [(10.0, 0.5), (18.0, 0.91)], "timm, Muon": [(15.0, 0.5), (27.0, 0.8), (39.0, 0.9)]}
+    made = {(row["model"], row["metric"]): row["value"] for row in whole_runs.ratio_rows("digits", found)}
+    assert made["timm, Muon", "ratio_ours"] == pytest.approx(39 / 18)
+    assert made["timm, Muon", "ratio_ours_per_epoch"] == pytest.approx(1.5)
+    assert made["ours", "ratio_ours"] == 1.0
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from test_packed import small
 
 import mixonomy as mx
 from mixonomy import devices
-from mixonomy.inference import paths
+from mixonomy.inference import paths, tuned
 
 IMAGES = torch.randn(5, 3, 16, 24, generator=torch.Generator().manual_seed(0))
 CALIBRATION = torch.randn(64, 3, 16, 24, generator=torch.Generator().manual_seed(1))
@@ -137,3 +137,19 @@ def test_compiled_path(cache):
     fast = mx.fast(small("convmixer"), precision="fp32", compile=True, cache=cache)
     fast(IMAGES)
     assert fast.tried[8, 3, 16, 24]["compiled fp32"].problem is None
+
+
+def test_calls_slowed_by_the_path_before_them_are_not_what_is_compared(monkeypatch):
+    clock, slow_until = [0.0], [0.0]
+    monkeypatch.setattr(tuned.time, "perf_counter", lambda: clock[0])
+
+    def quick(images):  # 10 ms, but 40 ms as long as threads of `even` still wait for work
+        clock[0] += 0.04 if clock[0] < slow_until[0] else 0.01
+        return images
+
+    def even(images):
+        clock[0] += 0.012
+        slow_until[0] = clock[0] + 0.05
+        return images
+
+    assert tuned.in_turns([quick, even], torch.zeros(1)) == pytest.approx([0.01, 0.012])

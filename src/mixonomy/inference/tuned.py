@@ -24,8 +24,8 @@ from mixonomy.inference.exported import ExportedModel
 
 CACHE = Path.home() / ".cache/mixonomy/fast.json"
 CHECKED_IMAGES = 4
-TIMED_CALLS, TIMED_S = 5, 1.0  # at most so many calls of each path, and no more after so many seconds
-SHORT_S = 0.1  # calls that last less are slowed by threads of the path before, which still wait for work
+TIMED_TURNS, TIMED_S = 5, 1.0  # at most so many turns of each path, and no more after so many seconds
+TURN_S = 0.1  # a turn of calls that last less is several: threads of the path before still wait for work, and slow them
 MIN_CALIBRATION = 64  # images; ranges and agreement of fewer say little
 MAX_CHANGED = 0.01
 LAST_RESORT = "eager fp32"
@@ -197,21 +197,26 @@ class Fast(nn.Module):
 
 
 def in_turns(calls: list[Callable[[Tensor], Tensor]], images: Tensor) -> list[float]:
-    """Median seconds of each, in turns, so that a disturbance meets all alike."""
+    """Median seconds of each, in turns, so that a disturbance meets all alike; of a turn its later half counts."""
     seconds: list[list[float]] = [[] for _ in calls]
     for call in calls:
         call(images)
     start = time.perf_counter()
-    while len(seconds[0]) < TIMED_CALLS and (len(seconds[0]) < 2 or time.perf_counter() - start < TIMED_S * len(calls)):
+    while len(seconds[0]) < TIMED_TURNS and (len(seconds[0]) < 2 or time.perf_counter() - start < TIMED_S * len(calls)):
         for call, so_far in zip(calls, seconds, strict=True):
-            if so_far and so_far[0] < SHORT_S:
-                call(images)
-            begun = time.perf_counter()
-            call(images)
-            if images.device.type == "cuda":
-                torch.cuda.synchronize()
-            so_far.append(time.perf_counter() - begun)
+            turn = [_seconds_of(call, images)]
+            while sum(turn) < TURN_S:
+                turn.append(_seconds_of(call, images))
+            so_far.append(median(turn[len(turn) // 2 :]))
     return [median(each) for each in seconds]
+
+
+def _seconds_of(call: Callable[[Tensor], Tensor], images: Tensor) -> float:
+    begun = time.perf_counter()
+    call(images)
+    if images.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
 
 
 def _check_calibration(images: Tensor) -> None:
