@@ -144,6 +144,14 @@ def test_damaged_newest_gives_the_one_before_it_and_says_so(tmp_path, damage):
     assert len(damaged) == 1 and damaged[0].startswith(path.name)
 
 
+def test_damaged_one_does_not_take_the_place_of_a_whole_one(tmp_path):
+    written(tmp_path, 10, 30)
+    (tmp_path / steps(30)[0]).write_bytes(b"hello")
+    assert Checkpoints(tmp_path).newest()[1].step == 10
+    written(tmp_path, 20)
+    assert sorted(path.name for path in tmp_path.iterdir()) == steps(10, 20)
+
+
 def test_all_damaged_is_one_sentence(tmp_path):
     written(tmp_path, 10, 20)
     for name in steps(10, 20):

@@ -63,7 +63,7 @@ def train(
       console: where to say how it goes; silent if not given.
     Raises:
       ValueError: for a recipe that does not fit the data or the folder, and for a loss that is not finite.
-      Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, once everything is saved.
+      Interrupted: after Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, once everything is saved.
     """
     out = Path(out) if out is not None else default_out(recipe, sweep)
     runtime, console = runtime or Runtime(), console or Console(quiet=True)

@@ -108,8 +108,11 @@ class Checkpoints:
         content = {"format": FORMAT, "progress": asdict(progress), "sha256": _checksum(tensors, progress)}
         path = self.folder / f"step-{progress.step:09d}.safetensors"
         write_safetensors(path, tensors, {"mixonomy": json.dumps(content)})
-        for old in self._paths()[:-KEEP]:
-            old.unlink()
+        # Of a later step is what was too damaged to go on from; it must not take the place of the one before this.
+        paths = self._paths()
+        done = paths.index(path) + 1
+        for other in (*paths[: max(done - KEEP, 0)], *paths[done:]):
+            other.unlink()
 
 
 def optimizer_tensors(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:

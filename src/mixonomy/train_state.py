@@ -278,7 +278,8 @@ class TrainState:
         self.thresholds = (0.5,) * self.num_classes if self.is_multilabel else ()
         if images is None:
             return {}
-        probs, labels, indices = (torch.from_numpy(a) for a in collect(self.predictor(), images.batches(), len(images)))
+        found = collect(self.predictor(), images.batches(), len(images), self.num_classes)
+        probs, labels, indices = (torch.from_numpy(array) for array in found)
         if self.is_multilabel:
             self.thresholds = tuple(choose_thresholds(probs.numpy(), labels.numpy()))
             scored = MultiLabel(self.num_classes, self.thresholds)

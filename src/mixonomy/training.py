@@ -106,7 +106,7 @@ def train(
     Raises:
       ValueError: for a recipe that does not fit the data or the folder.
       Diverged: where the loss or the weights are no finite numbers any more.
-      Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, once everything is saved.
+      Interrupted: after Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, once everything is saved.
     """
     runtime, console, folder = runtime or Runtime(), console or Console(quiet=True), runs.RunFolder(out)
     if parallel.launched_rank():

@@ -13,10 +13,14 @@ def batches(n: int, size: int):
         yield indices[:, None].float(), indices // 10, indices
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(100, range(50)), (50, range(50)), (20, range(0, 50, 3))])
-def test_of_too_many_images_every_kth_is_taken(limit, expected, monkeypatch):
+@pytest.mark.parametrize(
+    ("limit", "probs_limit", "expected"),
+    [(100, 100, range(50)), (50, 100, range(50)), (20, 100, range(0, 50, 3)), (20, 12, range(0, 50, 5))],
+)
+def test_of_too_many_images_or_classes_every_kth_image_is_taken(limit, probs_limit, expected, monkeypatch):
     monkeypatch.setattr(calibrate, "MAX_IMAGES", limit)
-    probs, labels, indices = collect(lambda images: images.double(), batches(50, 7), 50)
+    monkeypatch.setattr(calibrate, "MAX_PROBS", probs_limit)
+    probs, labels, indices = collect(lambda images: images.double(), batches(50, 7), 50, 1)
     assert indices.tolist() == list(expected)
     assert probs[:, 0].tolist() == list(expected) and labels.tolist() == [i // 10 for i in expected]
 

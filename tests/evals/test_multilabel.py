@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mixonomy.evals import MultiLabel, choose_thresholds, fit_temperature, score
+from mixonomy.evals import MultiLabel, choose_thresholds, fit_temperature, multilabel, score
 from mixonomy.evals.multilabel import average_precision
 
 
@@ -26,6 +26,23 @@ def answers(n: int = 200, k: int = 5, seed: int = 0) -> tuple[torch.Tensor, torc
 def scored(probs, labels, thresholds=(), batch=64) -> MultiLabel:
     parts = torch.arange(len(labels)).split(batch)
     return score(lambda at: probs[at], [(at, labels[at], at) for at in parts], MultiLabel(labels.shape[1], thresholds))
+
+
+def test_of_too_many_probabilities_those_of_every_kth_image_are_kept(monkeypatch):
+    probs, labels = answers(n=90)
+    whole = scored(probs, labels)
+    monkeypatch.setattr(multilabel, "MAX_KEPT", 30 * 5)
+    few, every_fourth = scored(probs, labels, batch=7), scored(probs[::4], labels[::4])
+    assert few.n == 90 and few.to_dict()["measured_images"] == 23 and "measured_images" not in whole.to_dict()
+    assert few.per_class() == every_fourth.per_class()
+    exact = {"nll", "n"}
+    assert {k: v for k, v in few.scores() if k in exact} == pytest.approx(
+        {k: v for k, v in whole.scores() if k in exact}
+    )
+    assert {k: v for k, v in few.scores() if k not in exact} == {
+        k: v for k, v in every_fourth.scores() if k not in exact
+    }
+    assert few.worst() == whole.worst()
 
 
 @pytest.mark.slow

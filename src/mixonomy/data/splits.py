@@ -16,6 +16,7 @@ from mixonomy.data.sources.files import Files, PackedStrings
 from mixonomy.data.sources.lazy import LARGE, LazyLabels, OneOfEach, joined_labels
 
 TEST_SHARE = 0.1  # of a source that has a train split and nothing else
+MAX_TEST = 100_000  # images, of one too large to look at: twice ImageNet's; a tenth of them would be days of work
 _SPLIT_SEED = "mixonomy split 0"  # fixed: runs with other seeds are scored on the same images
 
 
@@ -47,7 +48,8 @@ def plan_splits(
     """Decides the splits by the rule that test is scored once and never chooses.
 
     A source's own val split chooses if it has a test split too. A source whose only other split is val
-    is scored on it, and validation data comes out of train. Held-out slices are stratified by class and
+    is scored on it, and validation data comes out of train. Of a source with neither a tenth is scored, of a large one
+    at most `MAX_TEST` images. Held-out slices are stratified by class and
     depend on the images' names and on which are the same file, not on their order or the seed.
 
     Args:
@@ -65,8 +67,9 @@ def plan_splits(
     elif "val" in source.splits:
         test, test_name = source.splits["val"], "val"
     else:
-        train, test = hold_out(train, TEST_SHARE)
-        test_name = f"a tenth of {source.name}"
+        is_few = not is_large(train)
+        train, test = hold_out(train, TEST_SHARE if is_few else min(TEST_SHARE, MAX_TEST / len(train)))
+        test_name = f"{'a tenth' if is_few else f'{len(test):,} images'} of {source.name}"
     if train_images is not None:
         train, val = _first(train if val is None else joined_splits(train, val), train_images, source.name), None
     if train_on_val:

@@ -40,7 +40,7 @@ def worker_options(workers: int) -> dict[str, Any]:
 
 
 def _start_worker(_: int) -> None:
-    for name in ("SIGINT", "SIGUSR1"):  # Ctrl-C and pre-emption are the parent's, who saves
+    for name in ("SIGINT", "SIGUSR1", "SIGHUP"):  # all processes get them, and to stop is the parent's, who saves
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     _heed_parent_alone()

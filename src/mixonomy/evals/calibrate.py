@@ -14,21 +14,24 @@ from torch import Tensor
 from mixonomy import parallel
 
 MAX_IMAGES = 20_000  # more say nothing new about one number per class, and K probabilities of each take memory
+MAX_PROBS = 2**26  # of all images together: half a gigabyte, of which fitting needs several times, on each rank
 MAX_TEMPERATURE = 20.0
 HALVINGS = 50
 
 
 def collect(
-    predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor, Tensor]], total: int
+    predict: Callable[[Tensor], Tensor], batches: Iterable[tuple[Tensor, Tensor, Tensor]], total: int, num_classes: int
 ) -> tuple[NDArray[np.float64], NDArray[Any], NDArray[np.int64]]:
-    """Probabilities [N, K], labels (int64 [N] or bool [N, K]) and indices [N] of at most `MAX_IMAGES` images.
+    """Probabilities [N, K], labels (int64 [N] or bool [N, K]) and indices [N] of some images.
 
-    Where there are more, of every k-th one: the first ones would be those of a few classes where images are sorted.
+    Of more than `MAX_IMAGES`, or than `MAX_PROBS` probabilities, of every k-th one: the first ones would be those of a
+    few classes where images are sorted.
 
     Args:
       total: number of images in the split.
+      num_classes: K.
     """
-    stride = -(-total // MAX_IMAGES)
+    stride = max(-(-total // MAX_IMAGES), -(-total * num_classes // MAX_PROBS))
 
     def own() -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for images, labels, indices in batches:

@@ -14,9 +14,14 @@ from torch import Tensor
 from mixonomy.evals.classify import NUM_WORST, check_probs
 from mixonomy.evals.label_errors import NUM_LISTED, multilabel_suspects
 
+MAX_KEPT = 2**28  # pairs of image and class whose probability and label are kept: 1.3 GB
+
 
 class MultiLabel:
     """Probabilities and labels of scored images, and the measures that follow from them.
+
+    Where there are more than `MAX_KEPT` of them, of tens of thousands of classes, those of every second image stay, or
+    every fourth and so on, by the image's index; measures but `nll` and `n` are of these then.
 
     Args:
       num_classes: K.
@@ -31,7 +36,8 @@ class MultiLabel:
         self.thresholds = np.array(thresholds or [0.5] * num_classes)
         self._probs: list[NDArray[np.float32]] = []  # in float32: 80 classes of 100,000 images are 32 MB
         self._labels: list[NDArray[np.bool_]] = []
-        self._places: list[int] = []
+        self._places: list[NDArray[np.int64]] = []
+        self._stride = 1
         self._nll_sum = 0.0
         self._worst: list[tuple[float, int, int, dict[str, Any]]] = []
 
@@ -45,7 +51,8 @@ class MultiLabel:
         """
         check_probs(probs, self.num_classes)
         p, y = probs.numpy(), labels.numpy()
-        places = range(self.n, self.n + len(y)) if indices is None else indices.tolist()
+        at = np.arange(self.n, self.n + len(y)) if indices is None else indices.numpy()
+        places = at.tolist()
         of_truth = np.where(y, p, 1.0 - p)  # probability of what is true, [B, K]
         self._nll_sum -= float(np.log(np.maximum(of_truth, 1e-300)).sum())
         for i, k in np.argwhere((p >= self.thresholds) != y):
@@ -55,17 +62,29 @@ class MultiLabel:
             }  # fmt: skip
             item = (-float(of_truth[i, k]), -places[i], -int(k), mistake)
             (heapq.heappush if len(self._worst) < NUM_WORST else heapq.heappushpop)(self._worst, item)
-        self._probs.append(p.astype(np.float32))
-        self._labels.append(y)
-        self._places.extend(places)
+        self._keep(p.astype(np.float32), y, at)
         self.n += len(y)
+
+    def _keep(self, probs: NDArray[np.float32], labels: NDArray[np.bool_], places: NDArray[np.int64]) -> None:
+        chosen = places % self._stride == 0
+        self._probs.append(probs[chosen])
+        self._labels.append(labels[chosen])
+        self._places.append(places[chosen])
+        while sum(map(len, self._places)) * self.num_classes > MAX_KEPT:
+            probs, labels, places = self._all()
+            self._stride *= 2
+            chosen = places % self._stride == 0
+            if not chosen.any():  # of a few images of very many classes
+                self._stride //= 2
+                return
+            self._probs, self._labels, self._places = [probs[chosen]], [labels[chosen]], [places[chosen]]
 
     def per_class(self) -> list[dict[str, float | int | None]]:
         """Of each class: precision, recall and F1 at its threshold, average precision, and how many images have it.
 
         None where there is nothing to divide by.
         """
-        probs, labels = self._all()
+        probs, labels, _ = self._all()
         predicted = probs >= self.thresholds.astype(np.float32)
         rows = []
         for k in range(self.num_classes):
@@ -89,7 +108,7 @@ class MultiLabel:
         the thresholds. macro_f1: mean over classes that occur among labels or predictions. exact: share of images
         with exactly the right classes. nll: binary cross-entropy summed over classes, per image, in nats.
         """
-        probs, labels = self._all()
+        probs, labels, _ = self._all()
         predicted = probs >= self.thresholds.astype(np.float32)
         rows = self.per_class()
         of_classes = [row["ap"] for row in rows if row["ap"] is not None]
@@ -110,6 +129,7 @@ class MultiLabel:
         """Everything, for JSON."""
         return {
             **dict(self.scores()),
+            **({"measured_images": len(self._all()[2])} if self._stride > 1 else {}),
             "per_class": self.per_class(),
             "worst": self.worst(),
             "label_errors": self.label_errors(),
@@ -117,13 +137,14 @@ class MultiLabel:
 
     def label_errors(self) -> dict[str, Any]:
         """Pairs of image and class whose label is probably wrong: how many were found, and the first of them."""
-        found = multilabel_suspects(*self._all(), np.array(self._places, dtype=np.int64))
+        found = multilabel_suspects(*self._all())
         return {"found": len(found), "listed": found[:NUM_LISTED]}
 
-    def _all(self) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _all(self) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.int64]]:
         if len(self._probs) > 1:
             self._probs, self._labels = [np.concatenate(self._probs)], [np.concatenate(self._labels)]
-        return self._probs[0], self._labels[0]
+            self._places = [np.concatenate(self._places)]
+        return self._probs[0], self._labels[0], self._places[0]
 
 
 def average_precision(probs: NDArray[np.floating], labels: NDArray[np.bool_]) -> float:

@@ -262,6 +262,14 @@ def test_large_sets_are_divided_by_place_and_lose_nothing(packed, large, val_sha
         assert len(plan.val) == 40 // round(1 / val_share)
 
 
+def test_large_sets_without_test_images_give_a_bounded_number_of_their_own(tmp_path, large, monkeypatch):
+    monkeypatch.setattr(splits, "MAX_TEST", 2)
+    pack(toy(train=40), tmp_path / "out", Options())
+    plan = plan_splits(opened(tmp_path / "out"), 0.0)
+    assert len(plan.test) == 2 and len(plan.train) == 38 and plan.test_name == "2 images of toy"
+    assert {**contents(plan.train), **contents(plan.test)} == contents(toy(train=40).splits["train"])
+
+
 def test_large_sets_train_as_small_ones_do(packed, large):
     plan = plan_splits(opened(packed), 0.1)
     found = first_batches(plan.train, 4, BadImages())

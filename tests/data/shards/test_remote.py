@@ -167,8 +167,17 @@ class Server(http.server.SimpleHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     requests: list[str] = []
+    end: threading.Event
     failures = 0
+    silent_for = 0
     gives_parts = True
+
+    def do_HEAD(self):
+        if self.path.endswith(".tar") and type(self).silent_for:
+            type(self).silent_for -= 1
+            type(self).end.wait(30)
+            return
+        super().do_HEAD()
 
     def do_GET(self):
         path = self.translate_path(self.path)
@@ -177,6 +186,10 @@ class Server(http.server.SimpleHTTPRequestHandler):
         if wanted and type(self).failures:
             type(self).failures -= 1
             self.send_error(503)
+            return
+        if ".tar" in path and type(self).silent_for:
+            type(self).silent_for -= 1
+            type(self).end.wait(30)
             return
         if not os.path.isfile(path):
             super().do_GET()
@@ -201,12 +214,13 @@ class Server(http.server.SimpleHTTPRequestHandler):
 def server(tmp_path):
     """(URL of a pack, the class that answers)."""
     pack(toy(), tmp_path / "out", Options(shard_bytes=20_480))
-    handler = type("Handler", (Server,), {"requests": [], "failures": 0, "gives_parts": True})
+    handler = type("Handler", (Server,), {"requests": [], "end": threading.Event()})
     running = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(handler, directory=str(tmp_path / "out"))
     )
     threading.Thread(target=running.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{running.server_port}", handler
+    handler.end.set()
     running.shutdown()
     running.server_close()
 
@@ -230,6 +244,28 @@ def test_http_errors_that_pass_are_tried_again_and_others_told(server):
     handler.gives_parts = False
     with pytest.raises(OSError, match="the server of train-00000.* does not give parts of files"):
         part.images[5]
+
+
+@needs_http
+@pytest.mark.slow
+@pytest.mark.parametrize("cached", ["", "simplecache::"])
+def test_a_server_that_falls_silent_is_asked_again_and_then_told(server, cached, tmp_path, monkeypatch):
+    url, handler = server
+    monkeypatch.setattr(store, "SILENT_S", 1.0)
+    monkeypatch.setattr(store, "TRIES", 2)
+    part = remote(f"{cached}{url}").splits["train"]
+    last = "train-000006.tar"
+    handler.silent_for = 1
+    assert part.images[0]
+    handler.silent_for = 100
+    with pytest.raises(OSError, match=f"shard {last}.* could not be re(ad|ached): .*[Tt]imeout"):
+        part.images[39]
+    with pytest.raises(ValueError, match=r"could not be reached: .*[Tt]imeout"):  # and not that there is no shard
+        remote(f"{cached}{url}/{last}")
+    handler.silent_for = 0
+    (tmp_path / "out" / last).unlink()
+    with pytest.raises(FileNotFoundError, match=last):
+        part.images[39]
 
 
 @needs_http

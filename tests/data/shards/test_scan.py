@@ -94,6 +94,10 @@ def test_img2datasets_layout_with_a_column_of_labels(tmp_path):
 def test_class_names_in_text_members_and_several_in_json(tmp_path):
     write_tar(tmp_path / "text/a.tar", samples(range(6), txt=lambda number: f" {CLASSES[number % 3]}\n"))
     assert opened(tmp_path / "text").class_names == CLASSES
+    names = ["great white shark", "Émeu", "3 bees, or more"]
+    write_tar(tmp_path / "names/a.tar", samples(range(6), cls=lambda number: f"{names[number % 3]}\n"))
+    found = opened(tmp_path / "names")
+    assert found.class_names == tuple(sorted(names)) and not found.is_multilabel
     sets = [["bee"], ["ant", "cow"], [], ["cow"]]
     write_tar(tmp_path / "many/a.tar", samples(range(4), json=lambda number: {"labels": sets[number]}))
     found = opened(tmp_path / "many")
@@ -245,6 +249,16 @@ def test_a_shard_that_ends_with_its_last_member_is_refused_and_a_damaged_header_
     damaged[members[2].offset + 20] ^= 1
     path.write_bytes(damaged)
     with pytest.raises(ValueError, match="has no end mark where its files end, it was cut off or damaged"):
+        opened(tmp_path)
+
+
+def test_a_second_tar_file_behind_the_first_is_not_left_out_in_silence(tmp_path):
+    path = write_tar(tmp_path / "x.tar", samples(range(4), cls=lambda number: str(number % 2)))
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\0" * 2**20)  # filled up, as some disks and tools do
+    assert len(opened(tmp_path)) == 4
+    path.write_bytes(whole + whole)
+    with pytest.raises(ValueError, match=r"shard x.tar goes on behind its end mark, .* joined by cat; join them"):
         opened(tmp_path)
 
 

@@ -1,7 +1,7 @@
 """Makes the index of tar files that have none: other people's shards, or ours without theirs.
 
 A sample is what has one key, the path up to the first dot of the file name (WebDataset's rule): an image, and its label
-in a member `cls` (a number, or several), in `json` under one of `LABEL_FIELDS`, or in `txt`.
+in a member `cls` (a number, several, or a class name), in `json` under one of `LABEL_FIELDS`, or in `txt`.
 """
 
 import json
@@ -17,7 +17,7 @@ import numpy as np
 
 from mixonomy.data.shards import index as files
 from mixonomy.data.shards.index import BLOCK, Part
-from mixonomy.data.shards.store import Store
+from mixonomy.data.shards.store import SCAN_BLOCK, Store
 from mixonomy.data.sources.files import IMAGE_ENDINGS
 from mixonomy.progress import Console
 
@@ -191,6 +191,12 @@ def _members(file: BinaryIO, shard: str) -> Iterator[tarfile.TarInfo]:
                 vars(tar)["members"].clear()  # which would keep every one
             file.seek(tar.offset)
             is_whole = file.read(BLOCK) == b"\0" * BLOCK  # `tarfile` stops at a damaged header, too, and says nothing
+            while is_whole and (more := file.read(SCAN_BLOCK)):  # nearly always less than one
+                if more.strip(b"\0"):
+                    raise ValueError(
+                        f"shard {shard} goes on behind its end mark, as tar files do that were joined by cat; join "
+                        f"them by `tar --concatenate`, or leave them apart."
+                    )
     except tarfile.TarError as error:
         raise ValueError(f"shard {shard} is no tar file, or was cut off ({error}); copy it again.") from None
     if not is_whole:
@@ -218,8 +224,10 @@ def _values(
     in_fields = next((fields[name] for name in names if fields.get(name) is not None), None)
     found: Any
     if "cls" in sample.side and not label_field:
-        texts = [text for text in re.split(r"[\s,;]+", sample.side["cls"].decode("ascii", "replace").strip()) if text]
-        found = texts if len(texts) > 1 else "".join(texts)
+        text = sample.side["cls"].decode("utf-8", "replace").strip()
+        parts = [part for part in re.split(r"[\s,;]+", text) if part]
+        is_text = not all(map(_is_number, parts))  # a class name, which may have several words
+        found = text if is_text else parts if len(parts) > 1 else "".join(parts)
     elif in_fields is not None:
         found = in_fields
     elif "txt" in sample.side:
@@ -235,8 +243,12 @@ def _values(
     return None if values == [-1] else (values, isinstance(found, list))
 
 
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"-?\d+", text) is not None
+
+
 def _value(value: Any, sample: _Sample, shard: str) -> Value:
-    if isinstance(value, str) and re.fullmatch(r"-?\d+", value):
+    if isinstance(value, str) and _is_number(value):
         return int(value)
     if isinstance(value, int | str) and not isinstance(value, bool):
         return value

@@ -23,9 +23,11 @@ MAX_OPEN = 128  # files that a process keeps open; a window of the order reads f
 ADVISED = 2**17  # bytes that Linux reads at least when it is told that they are needed; of more it takes the beginning
 MAX_PREFETCHED = 1 / 4  # of the memory; what is read ahead should still be there when it is wanted
 CACHE = Path.home() / ".cache/mixonomy/shards"
+PASSING = (408, 425, 429)  # HTTP statuses below 500 with which a server asks for patience
 GAP, MAX_MERGED = 2**16, 2**24  # bytes between ranges that are fetched as one, and bytes of one request
 AHEAD = 16  # batches that may be fetched and not yet asked for, over all threads
 TRIES, WAIT_S = 3, 1.0  # of a request; twice as long before the third
+SILENT_S = 15.0  # after which a web server that sends nothing has failed; aiohttp itself waits for five minutes
 SCAN_BLOCK = 2**20  # bytes of one request while the headers of a remote shard are read
 NUM_LOCKS = 64
 SIMPLECACHE = "simplecache::"
@@ -285,6 +287,12 @@ class RemoteStore:
         if self._is_cached and "cache_storage" not in conf.get("simplecache", {}):
             options["simplecache"] = {"cache_storage": str(CACHE / "copies")}
         protocol = self.root.rpartition("::")[2].partition("://")[0]
+        if protocol in ("http", "https") and "client_kwargs" not in conf.get(protocol, {}):
+            with contextlib.suppress(ImportError):  # what is missing is said below
+                from aiohttp import ClientTimeout
+
+                timeout = ClientTimeout(sock_connect=SILENT_S, sock_read=SILENT_S)
+                options[protocol] = {"client_kwargs": {"timeout": timeout}}
         try:
             self._fs, folder = fsspec.url_to_fs(self.root, **options)
         except (ImportError, ValueError) as error:
@@ -347,7 +355,7 @@ class RemoteStore:
     def _whole_copy(self, path: str, wanted: Range) -> str:
         size = -1
         for _ in range(2):  # what a process that was killed left half done is done again
-            with _named(wanted.shard), self._try(lambda: self._fs.open(path, "rb")) as file:
+            with _named(wanted.shard), self._try(lambda: self._open_copy(path)) as file:
                 local = file.name
             size = os.path.getsize(local)
             if size == wanted.shard_bytes:
@@ -355,20 +363,29 @@ class RemoteStore:
             os.unlink(local)
         raise OSError(errno.EIO, f"shard {wanted.shard} has {size:,} bytes, not {wanted.shard_bytes:,}: it was cut off")
 
+    def _open_copy(self, path: str) -> Any:
+        try:
+            return self._fs.open(path, "rb")
+        except FileNotFoundError:  # so simplecache calls every page that it cannot ask for
+            self._fs.fs.info(path)  # says why
+            raise ConnectionError(f"no answer about {path}") from None
+
     def _try(self, do: Callable[[], T]) -> T:
         """Does something over the network, again if it fails in passing.
 
         Raises:
+          FileNotFoundError: if there is no such file.
           OSError: if it fails every time.
         """
         for number in range(TRIES):
             try:
                 return do()
-            except FileNotFoundError:
-                raise
             except _network_errors() as error:
+                cause = _cause(error)
+                if isinstance(cause, FileNotFoundError):
+                    raise
                 if number == TRIES - 1:
-                    said = str(error) or type(error).__name__
+                    said = str(cause) or type(cause).__name__
                     raise OSError(errno.EIO, f"{self.root} could not be reached: {said}") from None
             time.sleep(WAIT_S * 2**number)
         raise AssertionError("unreachable")
@@ -442,6 +459,13 @@ def _merged(ranges: Iterable[Range]) -> Iterator[list[Range]]:
         group.append(one)
     if group:
         yield group
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Why a file could not be asked for; fsspec calls every page "not found" whose server failed or fell silent."""
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
+    is_refused = 400 <= getattr(cause, "status", 0) < 500 and getattr(cause, "status", 0) not in PASSING
+    return cause if isinstance(cause, _network_errors()) and not is_refused else error
 
 
 def _network_errors() -> tuple[type[Exception], ...]:
