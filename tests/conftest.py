@@ -1,14 +1,15 @@
 """What all tests share: calm settings of torch and hypothesis, and the folder of real data beside the checkout."""
 
+import os
 from pathlib import Path
 
-import pytest
-import torch
-from hypothesis import settings
+os.environ["OMP_NUM_THREADS"] = "1"  # of torch, here and in the commands that tests start: each core has its tests
+
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None, max_examples=50)
 settings.load_profile("repeatable")
-torch.set_num_threads(1)  # inputs are tiny, and the suite may share its cores with a training run
 
 
 @pytest.fixture
