@@ -319,7 +319,7 @@ PLAIN = {
             Column("memory beside model and optimizer, GB", "extra_bytes", ",.2f", 1e-9),
         ),
     ),
-    # Pre-trained weights beside fresh ones on other data: on frozen features, and fine-tuned.
+    # Pre-trained weights beside fresh ones on other data: on frozen features; see also transfer_tables.py.
     "transfer_frozen": Plain(
         "transfer",
         ("linear_top1",),
@@ -332,16 +332,6 @@ PLAIN = {
             ),
             Column("linear, %", "linear_top1", ".1f", 100),
             Column("kNN, %", "knn_top1", ".1f", 100),
-        ),
-    ),
-    "transfer": Plain(
-        "transfer",
-        ("top1",),
-        (
-            DATA,
-            Column("start and optimizer, or size", "model"),
-            Column("test top-1, %", "top1", ".1f", 100, with_spread=True),
-            Column("n", "n"),
         ),
     ),
     "transfer_small": Plain(

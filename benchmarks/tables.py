@@ -18,6 +18,7 @@ from rows import RESULTS, Row, read
 from studied import STUDIES, text_of
 from studied import figures as study_figures
 from taxonomy import ARCHITECTURES, ROLES, TaxonomyRow, newest_of
+from transfer_tables import resolution, tuned
 
 OPEN, CLOSE = "<!-- generated: {} -->", "<!-- /generated -->"
 PUBLISHED = "published.jsonl"
@@ -161,6 +162,8 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "taxonomy": taxonomy,
     "faults": faults,
     "scale_runs": runs,
+    "transfer": tuned,
+    "transfer_resolution": resolution,
     "scale_cost": cost,
 }
 FIGURES: dict[str, Callable[[Path], str]] = {

@@ -26,12 +26,17 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def in_ranks(size: int, work: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `work` returns on each rank, or the exception that it raises there; None of one that is killed."""
-    port, processes = free_port(), []
+def in_ranks(size: int, work: Callable[..., Any], *arguments: Any, store_port: int | None = None) -> list[Any]:
+    """What `work` returns on each rank, or the exception that it raises there; None of one that is killed.
+
+    Args:
+      store_port: where the store of an earlier start still is, as torchrun keeps it; rank 0 has one if not given.
+    """
+    port, processes = store_port or free_port(), []
     for rank in range(size):
         ours, theirs = _context.Pipe(duplex=False)
-        process = _context.Process(target=_as_rank, args=(theirs, environment(rank, size, port), work, arguments))
+        variables = environment(rank, size, port) | {"TORCHELASTIC_USE_AGENT_STORE": str(store_port is not None)}
+        process = _context.Process(target=_as_rank, args=(theirs, variables, work, arguments))
         process.start()
         theirs.close()
         processes.append((process, ours))

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from torch import distributed as dist
 
 from mixonomy import data, parallel, train_state, training
 from mixonomy.data import loading
@@ -200,6 +201,24 @@ def test_rank_that_is_killed_ends_the_other_with_one_sentence(tmp_path):
     assert isinstance(first, parallel.RankLost) and second is None, first
     assert "the same command goes on from the last checkpoint" in str(first)
     assert time.monotonic() - start < 60
+
+
+def who_came(late: int, port: int) -> list[int]:
+    """All ranks, of which one begins when the other has looked around."""
+    store = dist.TCPStore("127.0.0.1", port)
+    if parallel.launched_rank() == late:
+        store.wait([f"all but {late}"])
+        time.sleep(1)
+    else:
+        store.set(f"all but {late}", "")
+    with parallel.started(CPU):
+        return parallel.gather(parallel.rank())
+
+
+def test_ranks_that_are_started_again_do_not_call_those_that_are_gone():
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun's, over all restarts
+    for late in (0, 1):
+        assert in_ranks(2, who_came, late, store.port, store_port=store.port) == [[0, 1]] * 2
 
 
 def of_own_model(recipe: Recipe, out: Path) -> None:

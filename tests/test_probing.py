@@ -84,6 +84,12 @@ def test_limited_training_images_are_those_that_training_takes(model):
     assert found.few_shot[0].num_support <= 40 < len(source.splits["train"])
 
 
+@pytest.mark.parametrize(("asked", "expected"), [(20, 20), (1000, 60)])
+def test_limited_test_images_are_the_same_ones_each_time(model, asked, expected):
+    first, again = (probe(model, small(), shots=(1,), num_seeds=1, device="cpu", test_images=asked) for _ in range(2))
+    assert first.n == expected and first.few_shot == again.few_shot
+
+
 def test_class_with_fewer_images_than_shots_is_said(model):
     found = probe(model, small(), shots=(2, 15), num_seeds=1, device="cpu")
     counts = np.bincount(small().splits["train"].labels, minlength=10)

@@ -1,7 +1,10 @@
 """Suites: what is run, what is absent, what a mean is of, and that nothing is computed twice."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import stdev
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from mixonomy.evals.suites import AVG5, SUITES, VTAB1K, VTAB_LIKE, Suite, Task
 from mixonomy.experiment import Runtime
 from mixonomy.models import save_model
 from mixonomy.probing import probe
-from mixonomy.transferring import Protocol, find_task, load_suite, task_recipe, transfer
+from mixonomy.transferring import Protocol, find_task, load_suite, means, task_recipe, transfer
 
 SHORT = Protocol(steps=3, batch_size=16, lrs=(0.01, 0.03), few_shot=False)
 SMALL = Suite("small", (Task("digits", "digits", 10, train_images=100, val_share=0.2), Task("gone", "vtab/gone", 4)))
@@ -67,7 +70,8 @@ def test_suite_is_run_resumed_and_never_computed_twice(init, tmp_path, monkeypat
     assert len(started) == 3 and row["task"] == "digits" and row["lr"] in (0.01, 0.03)
     assert [each["task"] for each in first["absent"]] == ["gone"]
     (mean,) = first["means"]
-    assert mean == {"name": "small, 1 of 2 tasks", "image_size": None, "mean": row["mean"], "n": 1}
+    about = {"name": "small, 1 of 2 tasks", "image_size": None, "n": 1}
+    assert mean == {**about, "mean": row["mean"], "std": None, "few_shot": {}} and first["group_means"] == []
     assert transfer(init, SMALL, tmp_path / "out", protocol=SHORT) == first and len(started) == 3
     assert json.loads((tmp_path / "out/transfer.json").read_text()) == json.loads(json.dumps(first))
     with pytest.raises(ValueError, match=r"holds another transfer: .*protocol.steps \(3 there, 4 now\)"):
@@ -234,17 +238,47 @@ def test_classes_are_those_of_the_benchmarks():
     assert all(task.split_sizes == (800, 200) for task in VTAB1K.tasks)
 
 
-def test_published_means_are_those_in_the_results():
+def test_published_numbers_are_those_in_the_results():
     path = Path(__file__).parents[1] / "results/published.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for suite in SUITES.values():
-        stored = {
-            row["model"]: (row["value"], f"{row['source']}, {row['note']}")
-            for row in rows
-            if (row["study"], row["data"], row["metric"]) == ("suite", suite.name, "mean_top1")
-        }
-        ours = {model: (round(value / 100, 6), where) for model, (value, where) in suite.published.items()}
-        assert stored == ours
+        for metric, published in (("mean", suite.published), *((task.name, task.published) for task in suite.tasks)):
+            stored = {
+                row["model"]: (row["value"], f"{row['source']}, {row['note']}")
+                for row in rows
+                if (row["study"], row["data"], row["metric"]) == ("suite", suite.name, f"{metric}_top1")
+            }
+            ours = {model: (round(value / 100, 6), where) for model, (value, where) in published.items()}
+            assert stored == ours
+
+
+def test_published_numbers_decide_nothing_so_a_suite_goes_on_after_they_changed(tmp_path):
+    def check(suite: Suite) -> None:
+        transferring._check_same(tmp_path, json.loads(json.dumps({"format": 1, "suite": asdict(suite)})))
+
+    task = SMALL.tasks[0]
+    check(Suite("s", (task,)))
+    check(Suite("s", (replace(task, published={"m": (50.0, "book")}),), {"m": (40.0, "book")}))
+    with pytest.raises(ValueError, match="holds another transfer: the suite; give another --out"):
+        check(Suite("s", (replace(task, steps=9),)))
+
+
+def test_means_are_over_tasks_and_groups_their_spread_over_seeds_and_none_of_fewer_tasks_is_unnamed():
+    one, two, three = (Task(name, "digits", 10, group) for name, group in (("a", "x"), ("b", "x"), ("c", "y")))
+    suite = Suite("s", (one, two, three))
+    few = {"1": {"mean": 0.06, "std": 0.01}, "5": {"mean": 0.1, "std": 0.01}}
+    rows: list[dict[str, Any]] = [
+        {"task": "a", "image_size": 32, "top1": [0.1, 0.2], "few_shot": few},
+        {"task": "b", "image_size": 32, "top1": [0.3, 0.6], "few_shot": {"1": {"mean": 0.16, "std": None}}},
+        {"task": "a", "image_size": 64, "top1": [0.5, 0.7], "few_shot": few},
+    ]
+    whole, part = means(suite, rows)
+    assert (whole["name"], whole["image_size"], whole["n"]) == ("s, 2 of 3 tasks", 32, 2)
+    assert whole["mean"] == pytest.approx(0.3) and whole["std"] == pytest.approx(stdev([0.2, 0.4]))
+    assert whole["few_shot"] == {"1": {"mean": pytest.approx((0.06 + 0.16) / 2), "std": None}}, "shots of all tasks"
+    assert (part["name"], part["image_size"], part["mean"]) == ("s, 1 of 3 tasks", 64, pytest.approx(0.6))
+    groups = means(suite, rows, groups=True)
+    assert [(mean["name"], mean["image_size"]) for mean in groups] == [("x", 32), ("x, 1 of 2 tasks", 64)]
 
 
 def test_command_prints_a_table_and_writes_the_page(init, tmp_path, capsys):

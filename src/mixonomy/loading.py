@@ -13,6 +13,7 @@ from mixonomy.models.create import as_height_width, check_counts, create
 from mixonomy.models.files import KEY, empty_model, load_weights, misfits, read_tensors
 from mixonomy.models.hub import CONFIG, HUB, WEIGHTS, fetch, repo_of, timm_repo
 from mixonomy.models.reading import described_model, foreign_model, read_config
+from mixonomy.models.resize import check_size
 from mixonomy.models.surgery import with_head
 from mixonomy.models.timm_model import PREFIX
 from mixonomy.runs import RunFolder
@@ -125,6 +126,7 @@ def at_size(model: nn.Module, size: tuple[int, int]) -> nn.Module:
     stored = tuple(info.arguments["image_size"])
     if size == stored:
         return model
+    check_size(model, size)
     arguments: dict[str, Any] = {**info.arguments, "image_size": list(size)}
     state, fresh = model.state_dict(), _fresh(arguments)
     if misfits(fresh.state_dict(), state):

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from torch.nn.parallel import DistributedDataParallel
 
 from mixonomy.choices import Precision
+from mixonomy.rendezvous import fresh_store
 
 TIMEOUT = timedelta(minutes=10)  # after which a rank that answers nothing is given up
 AGREED = (ValueError, OSError, MemoryError)  # errors of which all ranks are told; others are faults of the program
@@ -112,7 +113,8 @@ def started(device: torch.device) -> Iterator[None]:
     global has_started
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        store, number, count = fresh_store(TIMEOUT)
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=TIMEOUT)
         has_started = True
         yield
     except RuntimeError as error:

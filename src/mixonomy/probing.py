@@ -81,11 +81,13 @@ def probe(
     bad: data.BadImages | None = None,
     cache: Path | None = None,
     train_images: int | None = None,
+    test_images: int | None = None,
 ) -> Probing:
     """See `mixonomy.probe`.
 
     Args:
       train_images: use so many of train and val together only, as a training with `data.train_images` does.
+      test_images: score so many test images only, chosen by their names; all if there are no more.
       cache: folder of files of features; nothing is kept if not given.
     """
     _check(probes, shots, num_seeds)
@@ -108,7 +110,10 @@ def probe(
         train = Features(found.values, found.labels, found.indices.new_tensor(needed)[found.indices])
     else:
         train = features(train_split)
-    test = features(plan.test)
+    test_split = plan.test
+    if test_images is not None and test_images < len(test_split):
+        test_split = data.first_images(test_split, test_images, source.name)
+    test = features(test_split)
     scores, linear, knn = (), None, None
     if "ridge" in probes:
         scores = tuple(few_shot(train_split, train, test, num_classes, shots=shots, num_seeds=num_seeds))

@@ -260,10 +260,12 @@ class Probe(Section):
     """How often; at each evaluation if not given."""
     shots: tuple[Count, ...] | None = None
     """Images of each class; 1, 5, 10 and 25 if not given."""
+    test_images: Count | None = None
+    """Score so many of its test images only, the same ones each time; all if not given."""
 
     @model_validator(mode="after")
     def _source_is_given(self):
-        for field in ("every", "shots"):
+        for field in ("every", "shots", "test_images"):
             if self.source is None and getattr(self, field) is not None:
                 raise ValueError(f"{field} has no effect without source, the data to measure on; give both")
         return self

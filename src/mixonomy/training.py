@@ -426,7 +426,10 @@ def _probed(
 ) -> list[tuple[str, float]]:
     """Few-shot scores of the weights that count, on other data."""
     bad, shots = data.BadImages(recipe.data.on_bad_image), recipe.probe.shots
-    found = probe(state.usable(), other, shots=shots, device=runtime.device, workers=workers, bad=bad)
+    test_images = recipe.probe.test_images
+    found = probe(
+        state.usable(), other, shots=shots, device=runtime.device, workers=workers, bad=bad, test_images=test_images
+    )
     return parallel.share(list(found.scores()))
 
 

@@ -146,7 +146,8 @@ def transfer(
             except Diverged as error:
                 failed.append({**about, "reason": error.what})
                 console.say(f"{suite.name}: {task.name} has failed, {error.what}")
-    result = {**settings, "rows": rows, "absent": absent, "failed": failed, "means": means(suite, rows)}
+    result = {**settings, "rows": rows, "absent": absent, "failed": failed}
+    result |= {"means": means(suite, rows), "group_means": means(suite, rows, groups=True)}
     write_json(out / "transfer.json", result)
     return result
 
@@ -221,14 +222,39 @@ def task_recipe(
     )
 
 
-def means(suite: Suite, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For each image size the mean over its tasks, named after the suite only if it is of all of them."""
+def means(suite: Suite, rows: Sequence[dict[str, Any]], groups: bool = False) -> list[dict[str, Any]]:
+    """For each image size the mean over its tasks, named after the suite only if it is of all of them.
+
+    Args:
+      groups: give the means over the tasks of each of the suite's groups instead, where it has several.
+    Returns:
+      Of each its name, image size, number of tasks, mean, the sample standard deviation of that mean over seeds (None
+      of one seed), and the means of those shots that all its tasks have.
+    """
+    parts = {suite.name: suite.tasks}
+    if groups:
+        names = dict.fromkeys(task.group for task in suite.tasks)
+        parts = {name: tuple(task for task in suite.tasks if task.group == name) for name in names if len(names) > 1}
     found = []
     for size in dict.fromkeys(row["image_size"] for row in rows):
-        scores = [row["mean"] for row in rows if row["image_size"] == size]
-        count, total = len(scores), len(suite.tasks)
-        name = suite.name if count == total else f"{suite.name}, {count} of {total} tasks"
-        found.append({"name": name, "image_size": size, "mean": statistics.fmean(scores), "n": count})
+        for part, tasks in parts.items():
+            names = {task.name for task in tasks}
+            here = [row for row in rows if row["image_size"] == size and row["task"] in names]
+            if not here:
+                continue
+            of_seeds = [statistics.fmean(seed) for seed in zip(*(row["top1"] for row in here), strict=True)]
+            shots = [shot for shot in here[0]["few_shot"] if all(shot in row["few_shot"] for row in here)]
+            few = {shot: statistics.fmean(row["few_shot"][shot]["mean"] for row in here) for shot in shots}
+            found.append(
+                {
+                    "name": part if len(here) == len(tasks) else f"{part}, {len(here)} of {len(tasks)} tasks",
+                    "image_size": size,
+                    "mean": statistics.fmean(of_seeds),
+                    "std": statistics.stdev(of_seeds) if len(of_seeds) > 1 else None,
+                    "n": len(here),
+                    "few_shot": {shot: {"mean": mean, "std": None} for shot, mean in few.items()},
+                }
+            )
     return found
 
 
@@ -239,10 +265,16 @@ def _check_same(out: Path, settings: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
     there = json.loads(path.read_text())
-    changes = ["the suite"] if there.pop("suite", None) != settings["suite"] else []
+    changes = ["the suite"] if _protocol(there.pop("suite", {})) != _protocol(settings["suite"]) else []
     changes += differences(there, {key: value for key, value in settings.items() if key != "suite"})
     if changes:
         raise ValueError(f"{out} holds another transfer: {', '.join(changes)}; give another --out.")
+
+
+def _protocol(suite: dict[str, Any]) -> dict[str, Any]:
+    """A suite as settings.json has it, less the numbers of others, which decide nothing."""
+    tasks = [{key: value for key, value in task.items() if key != "published"} for task in suite.get("tasks", ())]
+    return {**suite, "tasks": tasks, "published": None}
 
 
 def _few_shot(model: torch.nn.Module, size: int | None, recipe: Recipe, path: Path, runtime: Runtime) -> dict[str, Any]:

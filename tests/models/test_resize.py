@@ -196,7 +196,7 @@ def test_mixer_without_info_is_taken_for_a_square_one_or_refused():
 @pytest.mark.parametrize(
     ("size", "method", "complaint"),
     [
-        ((9, 12), "auto", "image size 9x12 is not divisible by patch size 2; use 8x12 or 10x12"),
+        ((9, 12), "auto", "image size 9x12 is not divisible by patch size 2; use 8x12 or 10x12; a resized model"),
         ((6, 12), "blocks", "image size 6x12 is no multiple of 4x6, which method 'blocks' needs; use 4x12 or 8x12, or"),
         ((2, 6), "blocks", "is no multiple of 4x6, which method 'blocks' needs; use 4x6, or method 'interpolate'."),
         ((8, 12), "bicubic", "unknown method 'bicubic'; use auto, blocks, interpolate."),

@@ -329,6 +329,19 @@ def test_images_that_could_not_be_read_are_no_training_pictures(run, page):
     assert len(shown.pixels()) == len(page.pixels()) and shown.source != page.source
 
 
+def test_few_shot_scores_on_other_data_are_drawn_by_step_and_shots(run):
+    _edit(run.path / "run.json", lambda info: info["recipe"]["probe"].update(source="flowers102"))
+    with run.metrics.open("a") as file:
+        for step, value in ((20, 0.25), (40, 0.5)):
+            scores = {"ridge_10shot": value, "ridge_10shot_std": 0.01, "ridge_1shot": value / 2, "n": 6149}
+            file.write(json.dumps({"step": step} | {f"probe/{name}": each for name, each in scores.items()}) + "\n")
+    write_report(run)
+    curves = Page(run.report).section("curves")
+    assert "1-shot, step 20: 12.5 %" in curves.text and "10-shot, step 40: 50 ± 1 %" in curves.text
+    assert "6,149 test images of flowers102" in curves.text
+    assert [tag for tag, _ in curves.tags].count("svg") == 4
+
+
 @pytest.mark.slow
 def test_page_opens_in_a_browser_without_errors_and_fits_wide_and_narrow_windows(finished):
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra [dev]")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mixonomy.cli.arguments import parse
 from mixonomy.cli.study_training import StudyOptions, show
 
-TRAIN_IMAGES = 20_000  # of a large set: few enough that 6 epochs see each of them several times
+TRAIN_IMAGES = 10_000  # of a large set: few enough that 6 epochs see each of them several times
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class StudyAblate(StudyOptions):
     epochs: float | None = None
     """Length of each training; 6 if not given, with --quick 4."""
     train_images: int | None = None
-    """Train on so many images only; 20000 of cifar10, all of other data if not given."""
+    """Train on so many images only; 10000 of cifar10, all of other data if not given."""
 
 
 def main(argv: list[str]) -> int:

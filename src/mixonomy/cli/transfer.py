@@ -104,8 +104,9 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
         yield f"{each['task']:<28}absent: {each['reason']}"
     for each in result["failed"]:
         yield f"{each['task'] + _at(each['image_size']):<28}failed: {each['reason']}"
-    for mean in result["means"]:
-        yield f"mean of {mean['name']}{_at(mean['image_size'])}: {mean['mean']:.4f}"
+    for mean in (*result["group_means"], *result["means"]):
+        spread = "" if mean["std"] is None else f" ± {mean['std']:.4f}"
+        yield f"mean of {mean['name']}{_at(mean['image_size'])}: {mean['mean']:.4f}{spread}"
     if not result["rows"]:
         yield f"every task of {result['suite']['name']} that has its data failed, so there is no mean."
 

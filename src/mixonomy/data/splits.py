@@ -71,7 +71,7 @@ def plan_splits(
         train, test = hold_out(train, TEST_SHARE if is_few else min(TEST_SHARE, MAX_TEST / len(train)))
         test_name = f"{'a tenth' if is_few else f'{len(test):,} images'} of {source.name}"
     if train_images is not None:
-        train, val = _first(train if val is None else joined_splits(train, val), train_images, source.name), None
+        train, val = first_images(train if val is None else joined_splits(train, val), train_images, source.name), None
     if train_on_val:
         return Plan(train if val is None else joined_splits(train, val), None, test, test_name)
     if val is None and val_share > 0:
@@ -97,7 +97,7 @@ def joined_splits(first: Split, second: Split) -> Split:
     return Split(Chained(first.images, second.images), labels, names)
 
 
-def _first(split: Split, count: int, source: str) -> Split:
+def first_images(split: Split, count: int, source: str) -> Split:
     """The images whose hashed names come first."""
     if is_large(split):
         raise ValueError(

@@ -74,19 +74,27 @@ class Isotropic(nn.Module):
         return self.head(self.features(images))
 
 
-def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
+def patch_grid(
+    image_size: tuple[int, int], patch_size: int, *, or_else: str = ", or another patch size"
+) -> tuple[int, int]:
     """(rows, columns) of patches in an image.
 
+    Args:
+      or_else: what else the error tells one to do.
     Raises:
       ValueError: naming the nearest sizes that work, if the patch size does not divide the image size.
     """
     height, width = image_size
     if height % patch_size or width % patch_size or height < 1 or width < 1:
-        below = tuple(max(s // patch_size, 1) * patch_size for s in image_size)
-        above = tuple(max(-(-s // patch_size), 1) * patch_size for s in image_size)
-        nearest = " or ".join(dict.fromkeys(f"{rows}x{columns}" for rows, columns in (below, above)))
+        nearest = nearest_multiples(image_size, (patch_size, patch_size))
         raise ValueError(
-            f"image size {height}x{width} is not divisible by patch size {patch_size}; use {nearest}, or another patch "
-            f"size."
+            f"image size {height}x{width} is not divisible by patch size {patch_size}; use {nearest}{or_else}."
         )
     return height // patch_size, width // patch_size
+
+
+def nearest_multiples(image_size: tuple[int, int], unit: tuple[int, int]) -> str:
+    """The multiples of a size below and above another one, in words such as "48x48 or 56x56"."""
+    below = (max(given // side, 1) * side for given, side in zip(image_size, unit, strict=True))
+    above = (max(-(-given // side), 1) * side for given, side in zip(image_size, unit, strict=True))
+    return " or ".join(dict.fromkeys("{}x{}".format(*size) for size in (below, above)))

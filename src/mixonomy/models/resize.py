@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mixonomy.models.create import as_height_width
 from mixonomy.models.info import ModelInfo, set_info
-from mixonomy.models.isotropic import patch_grid
+from mixonomy.models.isotropic import nearest_multiples, patch_grid
 from mixonomy.models.mixer import Mixer
 from mixonomy.models.vit import PlacedPatches, ViT
 from mixonomy.nn import Block, PatchEmbed, TokenMLP
@@ -60,6 +60,17 @@ def resize(model: nn.Module, image_size: int | tuple[int, int], method: Method =
     raise ValueError(f"a {type(model).__name__} cannot be resized; a Mixer and a ViT can.")
 
 
+def check_size(model: nn.Module, size: tuple[int, int]) -> None:
+    """Refuses a size that the patches of a Mixer or a ViT do not fill; any other model is let through.
+
+    Raises:
+      ValueError: naming the nearest sizes that work.
+    """
+    if isinstance(model, Mixer | ViT):
+        assert isinstance(model.stem, PatchEmbed | PlacedPatches), "both begin with patches"
+        _new_grid(size, int(model.stem.proj.kernel_size[0]))
+
+
 def block_places(old: Grid, new: Grid) -> Tensor:
     """Which tokens of the new grid make up each of the blocks of the size of the old grid.
 
@@ -95,7 +106,7 @@ def _resized_mixer(model: Mixer, size: tuple[int, int], method: Method) -> Mixer
     stem = model.stem
     assert isinstance(stem, PatchEmbed), "a Mixer begins with it"
     patch_size = int(stem.proj.kernel_size[0])
-    old, new = _grid_of(model, patch_size, _token_mlp(model).fc1.in_features), patch_grid(size, patch_size)
+    old, new = _grid_of(model, patch_size, _token_mlp(model).fc1.in_features), _new_grid(size, patch_size)
     if method == "blocks":
         _require_multiple(size, old, new, patch_size)
     elif method == "auto":
@@ -116,7 +127,7 @@ def _resized_vit(model: ViT, size: tuple[int, int], method: Method) -> ViT:
     stem = model.stem
     assert isinstance(stem, PlacedPatches), "a ViT begins with it"
     patch_size, num_class_tokens = int(stem.proj.kernel_size[0]), int(stem.class_token is not None)
-    old, new = _grid_of(model, patch_size, stem.positions.shape[1] - num_class_tokens), patch_grid(size, patch_size)
+    old, new = _grid_of(model, patch_size, stem.positions.shape[1] - num_class_tokens), _new_grid(size, patch_size)
     result = copy.deepcopy(model)
     if new != old:
         fresh = result.stem
@@ -187,6 +198,10 @@ def _grid_of(model: nn.Module, patch_size: int, num_tokens: int) -> Grid:
     return grid
 
 
+def _new_grid(size: tuple[int, int], patch_size: int) -> Grid:
+    return patch_grid(size, patch_size, or_else="; a resized model keeps its patch size")
+
+
 def _is_multiple(new: Grid, old: Grid) -> bool:
     return new[0] % old[0] == 0 and new[1] % old[1] == 0
 
@@ -194,10 +209,8 @@ def _is_multiple(new: Grid, old: Grid) -> bool:
 def _require_multiple(size: tuple[int, int], old: Grid, new: Grid, patch_size: int) -> None:
     if _is_multiple(new, old):
         return
-    sides = [side * patch_size for side in old]
-    below = [max(given // side, 1) * side for given, side in zip(size, sides, strict=True)]
-    above = [-(-given // side) * side for given, side in zip(size, sides, strict=True)]
-    nearest = " or ".join(dict.fromkeys(f"{height}x{width}" for height, width in (below, above)))
+    sides = (old[0] * patch_size, old[1] * patch_size)
+    nearest = nearest_multiples(size, sides)
     raise ValueError(
         f"image size {size[0]}x{size[1]} is no multiple of {sides[0]}x{sides[1]}, which method 'blocks' needs; "
         f"use {nearest}, or method 'interpolate'."

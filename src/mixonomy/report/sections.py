@@ -1,10 +1,12 @@
 """Sections of the report that runs with one label per image and with several share."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from mixonomy.report import markup
 from mixonomy.report.advice import CREDIBLE, advise
+from mixonomy.report.charts import Chart, Line, chart_svg
 from mixonomy.report.finished import FinishedRun
 from mixonomy.report.pictures import NUM_EPOCHS, RunPictures
 
@@ -82,7 +84,7 @@ def curves(run: FinishedRun) -> str:
         f"Training loss, with everything the recipe adds to it (label smoothing, mixed images). "
         f"It ends at {rows[-1]['loss']:.3f}.",
     )
-    lr = markup.figure(plots.lr_plot((epochs, [row["lr"] for row in rows])), "Learning rate.")
+    lr = markup.figure(plots.lr_plot((epochs, [row["lr"] for row in rows])), "Learning rate.") + _few_shot_curves(run)
     scored = run.validation(run.headline)
     if not scored:
         none = markup.paragraph(f"{run.why_no_val}; the weights are those of the last step.")
@@ -100,6 +102,27 @@ def curves(run: FinishedRun) -> str:
     return markup.section(
         "curves", "Learning curves", f'<div class="plots">{loss}{markup.figure(val, caption)}{lr}</div>'
     )
+
+
+def _few_shot_curves(run: FinishedRun) -> str:
+    """Scores on other data while this one trained, where the recipe asked for them."""
+    rows = [row for row in run.metrics if "probe/n" in row]
+    if not rows:
+        return ""
+    found = {re.fullmatch(r"probe/ridge_(\d+)shot", key) for row in rows for key in row}
+    lines = []
+    for shots in sorted({int(match[1]) for match in found if match}):
+        key = f"probe/ridge_{shots}shot"
+        points = tuple((float(row["step"]), row[key], row.get(f"{key}_std")) for row in rows if key in row)
+        lines.append(Line(f"{shots}-shot", points))
+    source = run.recipe.probe.source
+    title = f"few-shot top-1 on {source} over steps"
+    svg = chart_svg(Chart(title, "step", f"top-1 on {source}", tuple(lines), is_share=True))
+    caption = (
+        f"Few-shot top-1 on {rows[-1]['probe/n']:,} test images of {source} by the features of that step (ridge "
+        f"regression on a few images of each class; bars: standard deviation over draws of them)."
+    )
+    return markup.figure(svg, caption)
 
 
 def classes(run: FinishedRun, columns: Sequence[tuple[str, str]]) -> str:

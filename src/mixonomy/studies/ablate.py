@@ -69,7 +69,7 @@ def base_recipe(source: str, *, is_quick: bool, epochs: float | None = None, tra
       train_images: train on so many only, so that there is something to regularise in a short training.
     """
     side, patch = (8, 2) if source == "digits" else (32, 4)
-    width, blocks = (32, 4) if is_quick else (64, 6)
+    width = 32 if is_quick else 64
     return Recipe(
         name=f"study-{NAME}",
         data=Data(source=source, val_share=0.05, eval_crop="squash", train_images=train_images),
@@ -77,7 +77,7 @@ def base_recipe(source: str, *, is_quick: bool, epochs: float | None = None, tra
             name="mixer",
             patch_size=patch,
             hidden_dim=width,
-            num_blocks=blocks,
+            num_blocks=4,
             tokens_mlp_dim=width // 2,
             channels_mlp_dim=4 * width,
             gelu="tanh",
@@ -86,7 +86,7 @@ def base_recipe(source: str, *, is_quick: bool, epochs: float | None = None, tra
         augment=Augment(crop="pad", pad=side // 8, flip=source != "digits"),
         optim=Optim(name="adamw", lr=2e-3, weight_decay=0.1, clip=1.0),
         duration=f"{epochs if epochs is not None else 4 if is_quick else 6:g} epochs",
-        batch_size=64 if is_quick else 128,
+        batch_size=64,
         keep="last",
     )
 

@@ -26,12 +26,12 @@ from mixonomy.studies.trace import trace
 
 NAME = "scale"
 FRACTIONS = (3, 10, 30, 100)  # % of the images; Source: MLP-Mixer paper, section 3.3
-SIZES = {"tiny": (32, 4), "small": (64, 6), "base": (128, 8)}  # channels and blocks
+SIZES = {"tiny": (32, 4), "small": (64, 4), "base": (128, 6)}  # channels and blocks
 QUICK_SIZES = {"tiny": (16, 2), "small": (32, 3), "base": (48, 4)}
 RESOLUTION = "small"  # the size that is fine-tuned at other resolutions
 RESOLUTIONS = (1, 2)  # times the side that it was trained at
 TOKENS = (1, 2, 3, 4)  # times the side, for the cost of an image
-SCORED = 5_000  # training images that are scored beside the test images
+SCORED = 2_000  # training images that are scored beside the test images
 
 
 def sizes_of(source: str, *, is_quick: bool) -> dict[str, Model]:
@@ -56,7 +56,7 @@ def base_recipe(source: str, *, is_quick: bool, steps: int | None = None) -> Rec
     Args:
       steps: of every training, in place of the study's own.
     """
-    side, batch = 8 if source == "digits" else 32, 64 if is_quick else 128
+    side = 8 if source == "digits" else 32
     steps = steps or (100 if is_quick else 800)
     return Recipe(
         name=f"study-{NAME}",
@@ -65,8 +65,8 @@ def base_recipe(source: str, *, is_quick: bool, steps: int | None = None) -> Rec
         augment=Augment(crop="pad", pad=side // 8, flip=source != "digits"),
         optim=Optim(name="adamw", lr=2e-3, weight_decay=0.1, clip=1.0),
         duration=f"{steps} steps",
-        eval_every=f"{max(steps // 12, 1)} steps",
-        batch_size=batch,
+        eval_every=f"{max(steps // 6, 1)} steps",
+        batch_size=64,
         keep="best",
     )
 
