@@ -3,12 +3,12 @@
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
 from mixonomy import data, parallel, predicting, probing, runs
-from mixonomy.choices import BadImagePolicy
+from mixonomy.choices import BadImagePolicy, RealBy
 from mixonomy.evals import Classification, MultiLabel, Real, imagenet_classes, map_classes, read_real, score
 from mixonomy.experiment import Runtime
 from mixonomy.inference.exported import ExportedModel
@@ -132,6 +132,7 @@ def evaluate(
     split: str | None = None,
     on_bad_image: BadImagePolicy = "error",
     real: str | Path | None = None,
+    real_by: RealBy = "name",
     runtime: Runtime | None = None,
 ) -> Classification | MultiLabel:
     """Scores a classifier on labelled images.
@@ -143,6 +144,7 @@ def evaluate(
         test if not given, and all images of other data that have one split only.
       on_bad_image: what to do about images that cannot be read: stop, or leave them out.
       real: the file real.json, to score ImageNet's validation images among them by their reassessed labels too.
+      real_by: how an image is found in it: by the name that ImageNet gives it, or by its place among all 50,000.
       runtime: device, workers, data root.
     Returns:
       The scores; `MultiLabel` where an image may have several classes.
@@ -153,6 +155,10 @@ def evaluate(
     runtime = runtime or Runtime()
     if split not in (None, *data.SPLITS):
         raise ValueError(f"unknown split {split!r}; use train, val or test.")
+    if real_by not in get_args(RealBy):
+        raise ValueError(f"unknown real_by {real_by!r}; use {', '.join(get_args(RealBy))}.")
+    if real is None and real_by != "name":
+        raise ValueError("real_by has no effect without real, the file real.json; give both.")
     real_labels = read_real(real) if real is not None else None
     if not isinstance(model, nn.Module):
         model = load(model)
@@ -183,7 +189,10 @@ def evaluate(
         if isinstance(into, MultiLabel):
             raise ValueError(f"{opened.name} has images with several labels, which ReaL is not for; leave it out.")
         classes = imagenet_classes(num_classes, opened.imagenet_indices, label_map, opened.name)
-        into.real = Real.of_names(real_labels, images.names, classes)
+        if real_by == "index":
+            into.real = Real.in_order(real_labels, len(images), classes)
+        else:
+            into.real = Real.of_names(real_labels, images.names, classes)
     bad = data.BadImages(on_bad_image)
     return score(
         predictor, data.EvalData(images, info.preprocessing, workers=workers, bad=bad).batches(), into, label_map
