@@ -84,6 +84,14 @@ def test_three_ranks_that_do_not_divide_the_batch_have_the_losses_of_one_process
     assert_same_run(tmp_path / "one", tmp_path / "three")
 
 
+@pytest.mark.parametrize("changes", [{"freeze": "4 steps"}, {"tune": "bias-norm"}, {"tune": "head"}])
+def test_what_is_frozen_at_first_or_for_good_is_so_on_all_ranks(changes, tmp_path, alone):
+    recipe = tiny(**changes, optim={"name": "adamw", "ema": 0.9})
+    alone(recipe, tmp_path / "one")
+    in_ranks(2, trained, recipe, tmp_path / "two")
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
 def test_shares_that_travel_as_bfloat16_train_like_one_process_in_bfloat16(tmp_path, alone):
     recipe = tiny(optim={"shard": True, "checkpoint_blocks": True}, precision="bf16")
     alone(recipe, tmp_path / "one")
