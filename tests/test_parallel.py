@@ -137,10 +137,13 @@ def stopped(recipe: Recipe, out: Path, step: int, number: int) -> None:
     training.train(recipe, out)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_one_two_one_ranks_keep_one_order_and_a_signal_to_one_saves_within_a_step(number, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "shard"),
+    [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGUSR1, False), (signal.SIGINT, False)],
+)
+def test_one_two_one_ranks_keep_one_order_and_a_signal_to_one_saves_within_a_step(number, shard, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "LOG_STEPS", 1)
-    recipe = tiny(**FIFTY, augment={"cutmix_prob": 0.5})
+    recipe = tiny(**FIFTY, augment={"cutmix_prob": 0.5}, optim={"shard": shard})
     training.train(recipe, tmp_path / "whole")
     killed_at(17, monkeypatch, recipe, tmp_path / "parts", runtime=Runtime(checkpoint_minutes=0.0))
     first, second = in_ranks(2, stopped, recipe, tmp_path / "parts", 33, number)
