@@ -300,16 +300,18 @@ def wait_for_a_checkpoint(out: Path) -> None:
 
 @pytest.mark.very_slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-def test_rank_that_is_killed_under_torchrun_starts_again_and_ends_with_the_same_weights(tmp_path):
+def test_rank_that_is_killed_or_stops_under_torchrun_starts_again_and_ends_with_the_same_weights(tmp_path):
     whole = torchrun(tmp_path / "whole")
     assert whole.communicate()[0] and whole.returncode == 0
-    process = torchrun(tmp_path / "killed", "--max-restarts", "2")
-    wait_for_a_checkpoint(tmp_path / "killed")
-    os.kill(children(process)[-1], signal.SIGKILL)
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, said
-    assert "going on from step" in said
-    assert_same_weights(tmp_path / "whole", tmp_path / "killed")
+    for number in (signal.SIGKILL, signal.SIGTERM):  # of one rank, or of both by the one
+        out = tmp_path / number.name
+        process = torchrun(out, "--max-restarts", "2")
+        wait_for_a_checkpoint(out)
+        os.kill(children(process)[-1], number)
+        said = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, said
+        assert "going on from step" in said
+        assert_same_weights(tmp_path / "whole", out)
 
 
 @pytest.mark.very_slow
