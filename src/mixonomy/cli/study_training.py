@@ -23,7 +23,8 @@ class StudyOptions:
     quick: FlagCreatePairsOff[bool] = False
     """A small size on the embedded digits, or the data given, to see it work in about two minutes."""
     seeds: tuple[int, ...] = ()
-    """Seeds of the trainings; 0 1 2 if not given, with --quick 0. Processes with different seeds can share --out."""
+    """Seeds of the trainings; 0 1 2 if not given, with --quick 0. Processes with different seeds can share --out;
+    the same command with all seeds then reads what they trained."""
     out: Path | None = None
     """Folder of the runs and results; runs/study-NAME if not given. The same command goes on where it was."""
     rows: Path | None = None

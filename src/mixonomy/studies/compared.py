@@ -223,7 +223,7 @@ def _scores(found: Sequence[Entry], source: str, setting: str) -> Table:
         "choosing it, s",
     )
     note = (
-        f"At {setting}. Seconds and {hours} are of one training with its evaluation; FLOPs are three times those of "
+        f"At {setting}. Seconds and {hours} are of one training without its evaluation; FLOPs are three times those of "
         "the forward pass. The learning rate was chosen on validation images, by trainings of a quarter of the length."
     )
     return Table(f"{source}: {setting}", head, lines, 1, note)
