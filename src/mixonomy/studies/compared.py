@@ -8,7 +8,7 @@ from mixonomy.report.charts import Chart, Line, chart_svg
 from mixonomy.report.study_page import Figure, Found, Table
 from mixonomy.rows import Row
 from mixonomy.studies.paired import Difference, paired, points
-from mixonomy.studies.study import Values, percent, values_of
+from mixonomy.studies.study import Values, failures, percent, values_of
 
 SECONDS, EPOCHS = "equal seconds", "equal epochs"
 SETTINGS = (SECONDS, EPOCHS)
@@ -72,12 +72,9 @@ def found_of(rows: Sequence[Row]) -> Found:
             tables.append(_scores(found, source, setting))
         if found := entries(rows, source, EPOCHS) or entries(rows, source, SECONDS):
             tables.append(_costs(found, source))
-    failed = [
-        (row["model"], row["data"], row["note"]) for row in rows if row["metric"] == "top1" and row["value"] is None
-    ]
-    if failed:
-        said.append(f"Not trained to the end: {', '.join(dict.fromkeys(model for model, _, _ in failed))}.")
-        tables.append(Table("Failed", ("model", "data", "why"), tuple(failed), 3))
+    for table in failures(rows):
+        said.append(f"Not trained to the end: {', '.join(dict.fromkeys(line[0] for line in table.lines))}.")
+        tables.append(table)
     title = f"Which model for {sources[0]}?" if len(sources) == 1 else "Which model?"
     return Found(title, tuple(said), tuple(figures), tuple(tables), {"recommended": recommended})
 
