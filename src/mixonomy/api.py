@@ -66,6 +66,7 @@ def train(
       Interrupted: after Ctrl-C, SIGTERM or SIGUSR1, once everything is saved.
     """
     out = Path(out) if out is not None else default_out(recipe, sweep)
+    _check_apart(out, recipe.data.source)
     runtime, console = runtime or Runtime(), console or Console(quiet=True)
     if sweep is None:
         result = run_training(recipe, out, model=model, runtime=runtime, console=console, command=command)
@@ -75,6 +76,21 @@ def train(
     if not parallel.launched_rank() and not folder.report.exists():
         write_report(folder, data_root=runtime.data_root)
     return Run(out, result)
+
+
+def _check_apart(out: Path, source: str) -> None:
+    """Refuses to begin a run among the images of a folder, where its own folders would be taken for classes."""
+    images = Path(source)
+    if (
+        source
+        and images.is_dir()
+        and out.resolve().is_relative_to(images.resolve())
+        and not runs.RunFolder(out).exists()
+    ):
+        raise ValueError(
+            f"the run folder {out} would lie in the data {source}, where its folders look like classes; "
+            f"give an --out that is not below {images.resolve()}."
+        )
 
 
 def find_lr(
