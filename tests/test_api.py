@@ -213,3 +213,14 @@ def test_page_of_a_range_test_stands_beside_the_run_folder(out, page, tmp_path, 
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert lr_page(out) == (tmp_path / page if out == "." else Path(page))
+
+
+def test_run_does_not_begin_among_the_images_of_its_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where `--data .` without --out would make runs/, which looks like a class
+    recipe = changed(load_recipe("folder"), data={"source": "."})
+    for out in (None, "runs/x", tmp_path, "a/../b"):
+        with pytest.raises(
+            ValueError, match=r"the run folder .* would lie in the data \., .*give an --out that is not"
+        ):
+            mx.train(recipe, out)
+    assert not list(tmp_path.iterdir())

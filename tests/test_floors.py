@@ -10,7 +10,8 @@ import mixonomy
 
 ROOT = Path(mixonomy.__file__).parent
 FLOORS = {
-    "choices": -1, "rendezvous": -1, "nn": 0, "durations": 0, "preprocessing": 0, "devices": 0, "progress": 0, "parallel": 0,
+    "choices": -1, "rendezvous": -1,
+    "nn": 0, "durations": 0, "preprocessing": 0, "devices": 0, "progress": 0, "parallel": 0,
     "python_file": 0,
     "recipe": 0.5, "stopping": 0.5,
     "models": 1, "data": 1, "optim": 1,

@@ -84,6 +84,14 @@ def test_three_ranks_that_do_not_divide_the_batch_have_the_losses_of_one_process
     assert_same_run(tmp_path / "one", tmp_path / "three")
 
 
+@pytest.mark.parametrize("changes", [{"freeze": "4 steps"}, {"tune": "bias-norm"}, {"tune": "head"}])
+def test_what_is_frozen_at_first_or_for_good_is_so_on_all_ranks(changes, tmp_path, alone):
+    recipe = tiny(**changes, optim={"name": "adamw", "ema": 0.9})
+    alone(recipe, tmp_path / "one")
+    in_ranks(2, trained, recipe, tmp_path / "two")
+    assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
 def test_shares_that_travel_as_bfloat16_train_like_one_process_in_bfloat16(tmp_path, alone):
     recipe = tiny(optim={"shard": True, "checkpoint_blocks": True}, precision="bf16")
     alone(recipe, tmp_path / "one")
@@ -129,10 +137,13 @@ def stopped(recipe: Recipe, out: Path, step: int, number: int) -> None:
     training.train(recipe, out)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_one_two_one_ranks_keep_one_order_and_a_signal_to_one_saves_within_a_step(number, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "shard"),
+    [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGUSR1, False), (signal.SIGINT, False)],
+)
+def test_one_two_one_ranks_keep_one_order_and_a_signal_to_one_saves_within_a_step(number, shard, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "LOG_STEPS", 1)
-    recipe = tiny(**FIFTY, augment={"cutmix_prob": 0.5})
+    recipe = tiny(**FIFTY, augment={"cutmix_prob": 0.5}, optim={"shard": shard})
     training.train(recipe, tmp_path / "whole")
     killed_at(17, monkeypatch, recipe, tmp_path / "parts", runtime=Runtime(checkpoint_minutes=0.0))
     first, second = in_ranks(2, stopped, recipe, tmp_path / "parts", 33, number)
@@ -289,16 +300,18 @@ def wait_for_a_checkpoint(out: Path) -> None:
 
 @pytest.mark.very_slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
-def test_rank_that_is_killed_under_torchrun_starts_again_and_ends_with_the_same_weights(tmp_path):
+def test_rank_that_is_killed_or_stops_under_torchrun_starts_again_and_ends_with_the_same_weights(tmp_path):
     whole = torchrun(tmp_path / "whole")
     assert whole.communicate()[0] and whole.returncode == 0
-    process = torchrun(tmp_path / "killed", "--max-restarts", "2")
-    wait_for_a_checkpoint(tmp_path / "killed")
-    os.kill(children(process)[-1], signal.SIGKILL)
-    said = process.communicate(timeout=300)[0]
-    assert process.returncode == 0, said
-    assert "going on from step" in said
-    assert_same_weights(tmp_path / "whole", tmp_path / "killed")
+    for number in (signal.SIGKILL, signal.SIGTERM):  # of one rank, or of both by the one
+        out = tmp_path / number.name
+        process = torchrun(out, "--max-restarts", "2")
+        wait_for_a_checkpoint(out)
+        os.kill(children(process)[-1], number)
+        said = process.communicate(timeout=300)[0]
+        assert process.returncode == 0, said
+        assert "going on from step" in said
+        assert_same_weights(tmp_path / "whole", out)
 
 
 @pytest.mark.very_slow

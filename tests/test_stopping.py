@@ -12,6 +12,14 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 OUTSIDE = [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP]
 
 
+@pytest.fixture(autouse=True)
+def terminal():
+    """As if one was there, also where the tests run under `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, *OUTSIDE])
 def test_signal_asks_to_stop_and_says_where_it_came_from(number, capsys):
     before = signal.getsignal(number)
@@ -57,15 +65,12 @@ def test_nobody_who_listens_is_no_reason_to_lose_the_step(error, monkeypatch):
         assert stop.is_set()
 
 
-def test_what_is_ignored_stays_ignored(monkeypatch):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as by `nohup`
-    try:
-        with leaving_when_preempted(), stop_on_signals() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop.is_set()
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
+def test_closed_terminal_that_is_ignored_stays_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as by `nohup`
+    with leaving_when_preempted(), stop_on_signals() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.is_set()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 @pytest.mark.parametrize("number", OUTSIDE)

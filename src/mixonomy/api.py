@@ -3,12 +3,12 @@
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
 from mixonomy import data, parallel, predicting, probing, runs
-from mixonomy.choices import BadImagePolicy
+from mixonomy.choices import BadImagePolicy, RealBy
 from mixonomy.evals import Classification, MultiLabel, Real, imagenet_classes, map_classes, read_real, score
 from mixonomy.experiment import Runtime
 from mixonomy.inference.exported import ExportedModel
@@ -66,6 +66,7 @@ def train(
       Interrupted: after Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, once everything is saved.
     """
     out = Path(out) if out is not None else default_out(recipe, sweep)
+    _check_apart(out, recipe.data.source)
     runtime, console = runtime or Runtime(), console or Console(quiet=True)
     if sweep is None:
         result = run_training(recipe, out, model=model, runtime=runtime, console=console, command=command)
@@ -75,6 +76,21 @@ def train(
     if not parallel.launched_rank() and not folder.report.exists():
         write_report(folder, data_root=runtime.data_root)
     return Run(out, result)
+
+
+def _check_apart(out: Path, source: str) -> None:
+    """Refuses to begin a run among the images of a folder, where its own folders would be taken for classes."""
+    images = Path(source)
+    if (
+        source
+        and images.is_dir()
+        and out.resolve().is_relative_to(images.resolve())
+        and not runs.RunFolder(out).exists()
+    ):
+        raise ValueError(
+            f"the run folder {out} would lie in the data {source}, where its folders look like classes; "
+            f"give an --out that is not below {images.resolve()}."
+        )
 
 
 def find_lr(
@@ -132,6 +148,7 @@ def evaluate(
     split: str | None = None,
     on_bad_image: BadImagePolicy = "error",
     real: str | Path | None = None,
+    real_by: RealBy = "name",
     runtime: Runtime | None = None,
 ) -> Classification | MultiLabel:
     """Scores a classifier on labelled images.
@@ -143,6 +160,7 @@ def evaluate(
         test if not given, and all images of other data that have one split only.
       on_bad_image: what to do about images that cannot be read: stop, or leave them out.
       real: the file real.json, to score ImageNet's validation images among them by their reassessed labels too.
+      real_by: how an image is found in it: by the name that ImageNet gives it, or by its place among all 50,000.
       runtime: device, workers, data root.
     Returns:
       The scores; `MultiLabel` where an image may have several classes.
@@ -153,6 +171,10 @@ def evaluate(
     runtime = runtime or Runtime()
     if split not in (None, *data.SPLITS):
         raise ValueError(f"unknown split {split!r}; use train, val or test.")
+    if real_by not in get_args(RealBy):
+        raise ValueError(f"unknown real_by {real_by!r}; use {', '.join(get_args(RealBy))}.")
+    if real is None and real_by != "name":
+        raise ValueError("real_by has no effect without real, the file real.json; give both.")
     real_labels = read_real(real) if real is not None else None
     if not isinstance(model, nn.Module):
         model = load(model)
@@ -183,7 +205,10 @@ def evaluate(
         if isinstance(into, MultiLabel):
             raise ValueError(f"{opened.name} has images with several labels, which ReaL is not for; leave it out.")
         classes = imagenet_classes(num_classes, opened.imagenet_indices, label_map, opened.name)
-        into.real = Real.of_names(real_labels, images.names, classes)
+        if real_by == "index":
+            into.real = Real.in_order(real_labels, len(images), classes)
+        else:
+            into.real = Real.of_names(real_labels, images.names, classes)
     bad = data.BadImages(on_bad_image)
     return score(
         predictor, data.EvalData(images, info.preprocessing, workers=workers, bad=bad).batches(), into, label_map

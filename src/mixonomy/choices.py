@@ -13,3 +13,5 @@ Pool = Literal["token", "mean"]
 Activation = Literal["gelu", "relu"]
 Stem = Literal["auto", "imagenet", "small"]
 BadImagePolicy = Literal["error", "skip"]
+RealBy = Literal["name", "index"]
+"""name: that which ImageNet gives an image; index: its place among the images of the split."""

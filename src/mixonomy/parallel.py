@@ -19,7 +19,6 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from torch.nn.parallel import DistributedDataParallel
 
 from mixonomy.choices import Precision
-from mixonomy.rendezvous import fresh_store
 
 TIMEOUT = timedelta(minutes=10)  # after which a rank that answers nothing is given up
 AGREED = (ValueError, OSError, MemoryError)  # errors of which all ranks are told; others are faults of the program
@@ -110,6 +109,8 @@ def started(device: torch.device) -> Iterator[None]:
     if num_launched() == 1 or _is_started():
         yield
         return
+    from mixonomy.rendezvous import fresh_store  # some builds of torch have no such stores
+
     global has_started
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:

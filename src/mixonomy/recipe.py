@@ -107,6 +107,8 @@ class Model(Section):
     stem: Stem | None = None
     """For timm:NAME: small keeps the size of the image in the first layers, imagenet is timm's own; auto, if not given,
     takes small up to 64 pixels where it is known."""
+    width_factor: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
+    """For timm:NAME, a ResNet, BoTNet, HaloNet, RegNetZ or NFNet: times its channels, such as 0.25 for a small one."""
     dropout: Share = 0.0
     """Probability inside the MLPs; of timm:NAME before the head."""
     drop_path: Share = 0.0
@@ -117,8 +119,8 @@ class Model(Section):
 
     @classmethod
     def unread(cls, choice: str) -> list[str]:
-        """Sizes belong to a name; the kind of stem to timm's models, GELU and initial weights to ours."""
-        return [*cls.READ_BY, *(("gelu", "init") if choice.startswith("timm:") else ("stem",))]
+        """Sizes belong to a name; stem and width factor to timm's models, GELU and initial weights to ours."""
+        return [*cls.READ_BY, *(("gelu", "init") if choice.startswith("timm:") else ("stem", "width_factor"))]
 
     def _reader(self) -> str:
         """The family."""

@@ -10,23 +10,23 @@ import secrets
 import time
 from datetime import timedelta
 
-from torch import distributed as dist
+from torch.distributed import DistStoreError, PrefixStore, Store, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
 POLL_S = 0.05
 
 
-def fresh_store(timeout: timedelta) -> tuple[dist.Store, int, int]:
+def fresh_store(timeout: timedelta) -> tuple[Store, int, int]:
     """The store of this start, the number of this rank, and how many there are.
 
     Raises:
       DistError: if the others do not come in time, or the store cannot be reached.
     """
-    store, rank, size = next(dist.rendezvous("env://", timeout=timeout))
+    store, rank, size = next(rendezvous("env://", timeout=timeout))
     store.set_timeout(timeout)
-    return dist.PrefixStore(name_of_start(store, rank, size, timeout), store), rank, size
+    return PrefixStore(name_of_start(store, rank, size, timeout), store), rank, size
 
 
-def name_of_start(store: dist.Store, rank: int, size: int, timeout: timedelta) -> str:
+def name_of_start(store: Store, rank: int, size: int, timeout: timedelta) -> str:
     """A name that these ranks agree on, and no ranks before them.
 
     Each draws a number and writes it down. Rank 0 reads all of them, of which some may be left from an earlier start,
@@ -52,13 +52,13 @@ def name_of_start(store: dist.Store, rank: int, size: int, timeout: timedelta) -
         if name and store.check([f"{name}/complete"]):
             return name
         time.sleep(POLL_S)
-    raise dist.DistStoreError(f"not all {size} ranks came within {timeout}")
+    raise DistStoreError(f"not all {size} ranks came within {timeout}")
 
 
 def _name(numbers: list[str]) -> str:
     return "start-" + hashlib.sha256(" ".join(numbers).encode()).hexdigest()[:16]
 
 
-def _read(store: dist.Store, keys: list[str]) -> list[str] | None:
+def _read(store: Store, keys: list[str]) -> list[str] | None:
     """What stands there; None where one of them is missing, for which `get` would wait."""
     return [store.get(key).decode() for key in keys] if store.check(keys) else None

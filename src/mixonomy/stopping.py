@@ -76,12 +76,12 @@ def leaving_when_preempted() -> Iterator[None]:
 def _handled(names: tuple[str, ...], handler: Callable[[int, Any], None]) -> Iterator[dict[int, Any]]:
     """Handles signals so, in the main thread, until the end; gives their handlers before.
 
-    What the process was started to ignore, as SIGHUP by `nohup`, it goes on to ignore.
+    SIGHUP that the process was started to ignore, as by `nohup`, it goes on to ignore.
     """
     is_main = threading.current_thread() is threading.main_thread()
     numbers = [getattr(signal, name) for name in names if is_main and hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
-    numbers = [number for number in numbers if before[number] != signal.SIG_IGN]
+    numbers = [n for n in numbers if signal.Signals(n).name != "SIGHUP" or before[n] != signal.SIG_IGN]
     try:
         for number in numbers:
             signal.signal(number, handler)

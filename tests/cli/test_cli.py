@@ -207,6 +207,8 @@ def test_short_forms_for_images_of_ones_own():
     given = ["--crop", "center", "--on-bad-image", "skip", "--max-bad-share=0.5", "--crop=pad"]
     written = ["--data.eval-crop", "resmall", "--data.on-bad-image", "skip", "--data.max-bad-share", "0.5"]
     assert expand(given) == [*written, "--data.eval-crop", "pad"]
+    with pytest.raises(ValueError, match="--crop is 'middle'; use center, resize, squash or pad"):
+        expand(["--crop", "middle"])
 
 
 def test_a_new_choice_drops_what_belonged_to_the_old_one(tmp_path, capsys):

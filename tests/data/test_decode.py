@@ -194,7 +194,7 @@ def test_more_pixels_than_pillow_allows_are_refused_before_they_are_decoded():
     small = encoded(Image.new("1", (8, 8)))
     header = small[12:16] + (20_000).to_bytes(4, "big") * 2 + small[24:29]
     huge = small[:12] + header + zlib.crc32(header).to_bytes(4, "big") + small[33:]
-    with pytest.raises(ValueError, match=r"not a readable image .*400000000 pixels"):
+    with pytest.raises(ValueError, match=r"not a readable image \(more than 178,956,970 pixels\)"):
         decode(huge)
 
 

@@ -123,6 +123,29 @@ def test_images_are_found_by_their_names(name, index):
     assert image_index(name) == index
 
 
+def test_images_in_order_are_found_by_their_place_whatever_they_are_called():
+    labels = labels_of(_0=[3, 8], _2=[4])
+    real = Real.in_order(labels, 50_000, np.arange(1000))
+    real.add(one_hot(np.array([8, 0, 5]), 1000), [0, 1, 2])
+    assert dict(real.scores()) == {"real_top1": 0.5, "real_n": 2, "real_empty": 1, "real_others": 0}
+    with pytest.raises(ValueError, match="there are 49,999 images and ImageNet has 50,000 for validation"):
+        Real.in_order(labels, 49_999, np.arange(1000))
+
+
+def test_evaluation_by_place_needs_all_images_and_the_file(shared):
+    sizes = {"patch_size": 4, "hidden_dim": 4, "num_blocks": 1, "tokens_mlp_dim": 2, "channels_mlp_dim": 4}
+    model = mx.create("mixer", image_size=8, num_classes=1000, **sizes)
+    with pytest.raises(ValueError, match="real_by has no effect without real"):
+        mx.evaluate(model, "digits", real_by="index")
+    with pytest.raises(ValueError, match="unknown real_by 'place'; use name, index"):
+        mx.evaluate(model, "digits", real_by="place")  # type: ignore[arg-type]
+    if not (shared / "data/imagenette_val.parquet").exists():
+        pytest.skip("needs ../shared/data/imagenette_val.parquet")
+    arguments = {"real": shared / "data/imagenet_real.json", "real_by": "index"}
+    with pytest.raises(ValueError, match="there are 2,000 images and ImageNet has 50,000"):
+        mx.evaluate(model, "imagenette", split="test", runtime=Runtime(data_root=str(shared / "data")), **arguments)
+
+
 def test_no_accuracy_where_no_image_has_labels():
     real = Real.of_names(labels_of(), ["ILSVRC2012_val_00000001.JPEG"], np.arange(1000))
     real.add(one_hot(np.array([5]), 1000), [0])

@@ -128,6 +128,34 @@ def test_small_stem_keeps_the_size_of_the_image(name, larger):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet10t", "botnet26t_256", "nf_regnet_b0"])
+def test_half_the_width_has_less_than_half_the_weights_and_travels_with_them(name, tmp_path):
+    whole, half = tiny(name, image_size=32), tiny(name, image_size=32, width_factor=0.5)
+    share = sum(p.numel() for p in half.parameters()) / sum(p.numel() for p in whole.parameters())
+    assert 0.2 < share < 0.5
+    mx.save(half, tmp_path / "half.safetensors")
+    again = mx.load(tmp_path / "half.safetensors")
+    assert info_of(again).arguments["width_factor"] == 0.5 and "width_factor" not in info_of(whole).arguments
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in half.state_dict().items())
+    with pytest.raises(ValueError, match="its .* is none of timm's"):
+        adapter_to_timm(half, info_of(half).arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "factor", "complaint"),
+    [
+        ("timm:test_resnet", 0.5, "width_factor has no effect on timm:test_resnet"),
+        ("timm:efficientnet_b0", 0.5, "belongs to timm's ResNets, BoTNets"),
+        ("timm:resnet10t", 0.0, "width_factor is 0.0; give a number above 0"),
+        ("mixer-b/16", 0.5, "width_factor has no effect on mixer-b/16"),
+    ],
+)
+def test_width_that_cannot_be_chosen_is_refused(name, factor, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        mx.create(name, width_factor=factor)
+
+
+@pytest.mark.slow
 def test_auto_takes_the_small_stem_up_to_64_pixels_where_one_is_known():
     for name, size, expected in (
         ("test_resnet", 64, "small"),

@@ -82,7 +82,11 @@ FIRES = [
         {"result": {"bad_images": [{"name": "a.png", "error": "no image"}]}},
         "1 image could not be read",
     ),
-    ("images_left_out", {"result": {"bad_images": [{"name": "a.png", "error": "no image"}] * 2}}, "“a.png” (no image)"),
+    (
+        "images_left_out",
+        {"result": {"bad_images": [{"name": "a.png", "error": "no image"}] * 2}},
+        "“a.png”: no image. Mend",
+    ),
     ("label_errors", {"test": {"label_errors": {"found": 7, "listed": []}}}, "7 test labels may be wrong"),
     (
         "label_errors",

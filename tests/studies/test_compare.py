@@ -64,9 +64,18 @@ def test_small_images_get_small_patches():
     assert contender("mixer-s/16", 32).model.patch_size == 4 and "patches of 4" in contender("mixer-s/16", 32).note
     assert contender("mixer-s/16", 224).model.patch_size is None
     assert contender("convmixer-small", 32).model.patch_size == 2 and contender("vit-small", 64).model.patch_size == 8
-    assert contender("mixer-small", 8).model.num_blocks == 4
+    assert contender("mixer-small", 28).model.patch_size == 4 and contender("convmixer-small", 28).model.patch_size == 2
+    assert (
+        contender("resnet-small", 32).model.stem == "small" and contender("resnet-small", 64).model.stem == "imagenet"
+    )
+    assert contender("mixer-small", 8).model.num_blocks == 3
     assert contender("runs/x", 32).init == "runs/x" and contender("timm:resnet50.a1_in1k", 32).init is not None
     assert contender("timm:resnet18", 32).model.name == "timm:resnet18"
+
+
+def test_learning_rates_are_chosen_on_enough_images_and_nothing_is_mixed():
+    base = comparing.base_recipe("digits", None)  # 1,437 images
+    assert base.data.val_share == comparing.MOST_CHOOSING and base.augment.cutmix_prob == base.augment.mixup == 0.0
 
 
 def test_published_weights_are_found_by_the_name_of_a_model():
@@ -139,7 +148,7 @@ def test_command_compares_goes_on_and_reads_its_rows_again(tmp_path, monkeypatch
     sweep = [row for row in found["rows"] if row["metric"] in ("lr", "sweep_seconds")]
     assert len(sweep) == 4 and "0.001: " in sweep[0]["note"] and sweep[1]["value"] > 0
     page = (tmp_path / "compare.html").read_bytes()
-    assert main([*command, "--seeds", "0"]) == 0 and len(measured) == 2, "speeds are measured once"
+    assert main([*command, "--seeds", "0"]) == 0 and len(measured) == 4, "speeds are measured once, twice a model"
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["rows"] == found["rows"]
     again = ["study", "compare", "--rows", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "again")]
     assert main(again) == 0 and (tmp_path / "again/compare.html").read_bytes() == page

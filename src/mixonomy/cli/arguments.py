@@ -84,6 +84,8 @@ def _sentence(box: str) -> str:
     if several := re.match(r"Error parsing (.+?): Could not find valid parse for arguments: (\[.*?\])$", message):
         form = next((line.removeprefix(several[1]).strip() for line in lines if line.startswith(several[1])), "")
         message = f"{several[1]}: {', '.join(ast.literal_eval(several[2]))} is not {_FORMS.get(form, form)}"
+    if missing := re.match(r"Missing from .+?: ([A-Z.]+|--[\w.-]+) .*\(required\)$", message):
+        return f"{missing[1]} is missing"
     message = re.sub(r"^Error parsing (?:fields\.)?", "", message)
     after = lines[lines.index("Perhaps you meant:") :] if "Perhaps you meant:" in lines else []
     suggestions = [line.split()[0] for line in after if re.match(r"--\w", line)]

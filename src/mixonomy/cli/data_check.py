@@ -4,9 +4,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mixonomy.cli.arguments import check_out, parse
 from mixonomy.cli.predictions import json_text, printable, write_line
@@ -26,7 +26,7 @@ class DataCheck:
     Exits with 1 if something breaks training or makes its scores wrong, with 0 if there are only notes.
     """
 
-    source: Positional[str]
+    source: Annotated[Positional[str], arg(metavar="SOURCE")]
     """SOURCE, as for train."""
     against: str | None = None
     """Another SOURCE: what is in both is reported too, such as test images in the data for pre-training."""

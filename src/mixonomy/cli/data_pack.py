@@ -6,8 +6,9 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mixonomy.choices import BadImagePolicy
 from mixonomy.cli.arguments import parse
@@ -25,7 +26,7 @@ class DataPack:
     the same command goes on after an interruption. Nothing is overwritten.
     """
 
-    source: Positional[str]
+    source: Annotated[Positional[str], arg(metavar="SOURCE")]
     """SOURCE, as for train."""
     out: Positional[Path]
     """Folder to write; it must not exist, or be empty."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 from tyro.conf import FlagCreatePairsOff, Positional
 
-from mixonomy.choices import BadImagePolicy
+from mixonomy.choices import BadImagePolicy, RealBy
 from mixonomy.cli.arguments import parse
 from mixonomy.cli.predictions import write_line
 
@@ -32,6 +32,8 @@ class Eval:
     """What to do about images that cannot be read: stop, or leave them out."""
     real: str | None = None
     """The file real.json: score ImageNet's validation images by their reassessed labels (ReaL) too."""
+    real_by: RealBy = "name"
+    """How an image is found there: by ImageNet's name of it, or by its place among all 50,000 in ImageNet's order."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1 or mps."""
     json: FlagCreatePairsOff[bool] = False
@@ -53,6 +55,7 @@ def main(argv: list[str]) -> int:
         split=options.split,
         on_bad_image=options.on_bad_image,
         real=options.real,
+        real_by=options.real_by,
         runtime=Runtime(device=options.device, data_root=options.data_root),
     )
     people = sys.stderr if options.json else sys.stdout

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mixonomy.cli.arguments import parse
-from mixonomy.cli.study_training import StudyOptions, show
+from mixonomy.cli.study_training import StudyOptions, few_images, show
 
 TRAIN_IMAGES = 10_000  # of a large set: few enough that 6 epochs see each of them several times
 
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     from mixonomy.studies.ablate import NAME, ablate, base_recipe
 
     source = options.data or ("digits" if options.quick else "cifar10")
-    few = TRAIN_IMAGES if source == "cifar10" and not options.quick else None
+    few = TRAIN_IMAGES if source == "cifar10" and not options.quick else few_images(source, options)
     images = options.train_images or few
     base = base_recipe(source, is_quick=options.quick, epochs=options.epochs, train_images=images)
     return show(NAME, options, argv, lambda: ablate(base, options.chosen_seeds, options.factors))

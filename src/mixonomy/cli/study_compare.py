@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from mixonomy.cli.arguments import parse
-from mixonomy.cli.study_training import StudyOptions, command_of
+from mixonomy.cli.study_training import StudyOptions, command_of, stopped
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,7 @@ class StudyCompare(StudyOptions):
     """Names from `mixonomy list models`, timm:NAME, weights to start from, and mixer-small, vit-small, convmixer-small,
     resnet-small, botnet-small, nfnet-small, of sizes for a CPU; these six if none are given."""
     budget: str | None = None
-    """Of each training: a time such as 90s, 10min or 2h, or a number of epochs; 5min if not given, with --quick 4
-    epochs."""
+    """Of each training: a time such as 90s, 10min or 2h, or a number of epochs; 5min if not given, with --quick 5s."""
     init: Literal["fresh", "pretrained"] = "fresh"
     """pretrained: names of models stand for their published weights, which are downloaded."""
     lr: tuple[float, ...] = ()
@@ -48,10 +47,10 @@ def main(argv: list[str]) -> int:
     from mixonomy.progress import Console
     from mixonomy.report.study_page import terminal_lines
     from mixonomy.rows import read as read_rows
+    from mixonomy.stopping import Interrupted
     from mixonomy.studies import compare as comparing
     from mixonomy.studies.contenders import contender, default_models
     from mixonomy.studies.study import write_results
-    from mixonomy.training import Interrupted
 
     out = options.out or Path("runs") / f"study-compare{'-quick' if options.quick else ''}"
     if options.rows is not None:
@@ -61,7 +60,7 @@ def main(argv: list[str]) -> int:
         write_results(comparing.STUDY, out, rows)
     else:
         source = options.data or "digits"
-        budget = comparing.Budget.of(options.budget or ("4 epochs" if options.quick else "5min"))
+        budget = comparing.Budget.of(options.budget or ("5s" if options.quick else "5min"))
         base = comparing.base_recipe(
             source, options.data_root, image_size=options.image_size, batch_size=options.batch_size
         )
@@ -83,8 +82,7 @@ def main(argv: list[str]) -> int:
                 asked, out, runtime=runtime, console=Console(), command=command_of(comparing.NAME, argv)
             )
         except Interrupted as stop:
-            print(stop, file=sys.stderr)
-            return 130
+            return stopped(stop)
     found, page = comparing.STUDY.read(rows), out / "compare.html"
     people = sys.stderr if options.json else sys.stdout
     print("\n".join([*terminal_lines(found), f"page: {page}, rows: {out / 'rows.jsonl'}"]), file=people)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mixonomy.cli.arguments import parse
-from mixonomy.cli.study_training import StudyOptions, show
+from mixonomy.cli.study_training import StudyOptions, few_images, show
 
 
 @dataclass(frozen=True)
@@ -32,5 +32,6 @@ def main(argv: list[str]) -> int:
     from mixonomy.studies.permutation import NAME, permutation, size_of
 
     source = options.data or ("digits" if options.quick else "cifar10")
-    size = size_of(source, options.probe, is_quick=options.quick, epochs=options.epochs)
+    images = few_images(source, options)
+    size = size_of(source, options.probe, is_quick=options.quick, epochs=options.epochs, train_images=images)
     return show(NAME, options, argv, lambda: permutation(size, options.chosen_seeds, options.models))

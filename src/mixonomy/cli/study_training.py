@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 from tyro.conf import FlagCreatePairsOff
 
 if TYPE_CHECKING:
+    from mixonomy.stopping import Interrupted
     from mixonomy.studies.study import Study
 
+QUICK_IMAGES = 1_500  # of --quick: as many as the digits have
 UNSAID = ("--data-root", "--out")  # options of a place on this machine, which decide no number
 
 
@@ -21,9 +23,10 @@ class StudyOptions:
     """Base of all of them."""
 
     quick: FlagCreatePairsOff[bool] = False
-    """A small size on the embedded digits, or the data given, to see it work in about two minutes."""
+    """A small size on the embedded digits, or on some images of the data given, to see it work in about two minutes."""
     seeds: tuple[int, ...] = ()
-    """Seeds of the trainings; 0 1 2 if not given, with --quick 0. Processes with different seeds can share --out."""
+    """Seeds of the trainings; 0 1 2 if not given, with --quick 0. Processes with different seeds can share --out;
+    the same command with all seeds then reads what they trained."""
     out: Path | None = None
     """Folder of the runs and results; runs/study-NAME if not given. The same command goes on where it was."""
     rows: Path | None = None
@@ -43,6 +46,16 @@ class StudyOptions:
         return self.seeds or ((0,) if self.quick else (0, 1, 2))
 
 
+def few_images(source: str, options: StudyOptions) -> int | None:
+    """How many training images --quick takes of a source that has more than enough; None for all, and without it."""
+    if not options.quick or options.rows is not None:
+        return None
+    from mixonomy.data import open_source
+
+    splits = open_source(source, options.data_root).splits
+    return QUICK_IMAGES if sum(len(splits.get(name, ())) for name in ("train", "val")) > QUICK_IMAGES else None
+
+
 def show(name: str, options: StudyOptions, argv: Sequence[str], study: "Callable[[], Study]") -> int:
     """Runs the study, or reads the rows that are given, and prints what was found.
 
@@ -55,8 +68,8 @@ def show(name: str, options: StudyOptions, argv: Sequence[str], study: "Callable
     from mixonomy.progress import Console
     from mixonomy.report.study_page import terminal_lines
     from mixonomy.rows import read
+    from mixonomy.stopping import Interrupted
     from mixonomy.studies.study import run, write_results
-    from mixonomy.training import Interrupted
 
     out, asked = out_of(name, options), study()
     if options.rows is not None:
@@ -69,8 +82,7 @@ def show(name: str, options: StudyOptions, argv: Sequence[str], study: "Callable
         try:
             rows = run(asked, out, runtime=runtime, console=Console(), command=command_of(name, argv))
         except Interrupted as stop:
-            print(stop, file=sys.stderr)
-            return 130
+            return stopped(stop)
     found, page = asked.read(rows), out / f"{name}.html"
     people = sys.stderr if options.json else sys.stdout
     print("\n".join([*terminal_lines(found), f"page: {page}, rows: {out / 'rows.jsonl'}"]), file=people)
@@ -78,6 +90,14 @@ def show(name: str, options: StudyOptions, argv: Sequence[str], study: "Callable
         about = {"study": name, "out": str(out), "page": str(page), "summary": list(found.summary)}
         print(json.dumps({**about, **found.facts, "rows": rows}))
     return 0 if any(row["value"] is not None for row in rows) else 1
+
+
+def stopped(stop: "Interrupted") -> int:
+    """The exit status after Ctrl-C, or after a scheduler's signal, and one sentence."""
+    from mixonomy.stopping import PREEMPTED
+
+    print(stop, file=sys.stderr)
+    return PREEMPTED if stop.is_preempted else 130
 
 
 def out_of(name: str, options: StudyOptions) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tyro.conf import FlagCreatePairsOff, Positional
 
 from mixonomy.cli.arguments import parse
-from mixonomy.cli.study_training import command_of
+from mixonomy.cli.study_training import command_of, stopped
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,10 +77,15 @@ def main(argv: list[str]) -> int:
         from mixonomy.loading import load
         from mixonomy.rows import origin_of
         from mixonomy.runs import environment
+        from mixonomy.stopping import Interrupted
 
         where = origin_of(environment(), "cpu", command_of("weights", argv))
         rows, models = [], {}
-        for number, place in enumerate(options.models or _trained_quickly(out)):
+        try:
+            places = options.models or _trained_quickly(out)
+        except Interrupted as stop:
+            return stopped(stop)
+        for number, place in enumerate(places):
             model = load(place)
             name = options.names[number] if options.names else weights.label_of(model, str(place), list(models))
             models[name] = model

@@ -8,13 +8,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import ValidationError
 from tyro.conf import FlagCreatePairsOff, arg
 
 from mixonomy.cli.arguments import parse
 from mixonomy.cli.predictions import write_line
+from mixonomy.preprocessing import EvalCrop
 from mixonomy.recipe import Recipe, changed
 from mixonomy.recipes import choose_recipe
 
@@ -178,7 +179,11 @@ def _sweep_lines(sweep: dict[str, Any] | None) -> list[str]:
 
 
 def expand(argv: list[str]) -> list[str]:
-    """Writes short forms in full, and --option=value as two words."""
+    """Writes short forms in full, and --option=value as two words.
+
+    Raises:
+      ValueError: for a crop that there is not.
+    """
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
     out: list[str] = []
     for i, word in enumerate(words):
@@ -187,7 +192,10 @@ def expand(argv: list[str]) -> list[str]:
         elif i and words[i - 1] == "--image-size" and re.fullmatch(r"\d+x\d+", word):
             out += word.split("x")
         elif i and words[i - 1] == "--crop":
-            out.append(CROPS.get(word, word))
+            crop = CROPS.get(word, word)
+            if crop not in get_args(EvalCrop):
+                raise ValueError(f"--crop is {word!r}; use center, resize, squash or pad.")
+            out.append(crop)
         else:
             out.append("--duration" if word == "--epochs" else SHORT.get(word, word))
     return out

@@ -173,6 +173,8 @@ def _header(image: bytes) -> Image.Image | None:
             return Image.open(io.BytesIO(image))
     except Image.UnidentifiedImageError:
         return None
+    except Image.DecompressionBombError:
+        raise ValueError(f"not a readable image (more than {MAX_PIXELS:,} pixels)") from None
     except DAMAGED as error:
         raise ValueError(f"not a readable image ({error})") from None
 

@@ -84,9 +84,24 @@ class Real:
         if (images == NO_IMAGE).all():
             raise ValueError(
                 f"none of the {len(names):,} images is named like ImageNet's validation images "
-                f"(ILSVRC2012_val_00000001.JPEG), which have ReaL labels; give those, or another --split."
+                f"(ILSVRC2012_val_00000001.JPEG), which have ReaL labels; give those, another --split, or --real-by "
+                f"index if all {NUM_IMAGES:,} are in ImageNet's order."
             )
         return cls(labels, images, classes)
+
+    @classmethod
+    def in_order(cls, labels: Labels, num_images: int, classes: NDArray[np.int64]) -> "Real":
+        """For all validation images in ImageNet's own order, whatever they are called.
+
+        Raises:
+          ValueError: if they are more or fewer.
+        """
+        if num_images != NUM_IMAGES:
+            raise ValueError(
+                f"there are {num_images:,} images and ImageNet has {NUM_IMAGES:,} for validation, so their places do "
+                f"not say which they are; give all of them in ImageNet's order, or --real-by name."
+            )
+        return cls(labels, np.arange(NUM_IMAGES), classes)
 
     def add(self, probs: Tensor, indices: Sequence[int]) -> None:
         """Adds a batch: float [B, K] on the CPU, and which images of the split they are."""

@@ -74,6 +74,7 @@ def create(
     gelu: Gelu | None = None,
     init: Init | None = None,
     stem: Stem | None = None,
+    width_factor: float | None = None,
     dropout: float = 0.0,
     drop_path: float = 0.0,
     head_bias: float = 0.0,
@@ -92,6 +93,7 @@ def create(
       init: "flax" or "timm", whose initial weights; flax if not given.
       stem: for models of timm: "imagenet" as timm has it, "small" for small images, or "auto", see `create_timm`; auto
         if not given.
+      width_factor: for models of timm: times the channels, see `create_timm`.
       dropout: probability inside the MLPs and after attention; of a model of timm before the head.
       drop_path: stochastic depth of the last block, growing linearly from 0; of a model of timm by its own rule.
       head_bias: initial bias of the head.
@@ -125,12 +127,14 @@ def create(
             image_size=height_width,
             in_channels=in_channels,
             stem=stem or "auto",
+            width_factor=1.0 if width_factor is None else width_factor,
             dropout=dropout,
             drop_path=drop_path,
             head_bias=head_bias,
         )
-    if stem is not None:
-        raise ValueError(f"stem has no effect on {name}; it belongs to models of timm.")
+    for what, value in (("stem", stem), ("width_factor", width_factor)):
+        if value is not None:
+            raise ValueError(f"{what} has no effect on {name}; it belongs to models of timm.")
     family = FAMILIES[family_of(name)]
     size = _size(name, family, sizes)
     has_gelu = getattr(size, "activation", "gelu") == "gelu"

@@ -4,6 +4,7 @@ Axes: B images, c image channels, H and W pixels, C features, K classes.
 """
 
 import difflib
+import math
 import re
 from itertools import chain
 from typing import Any
@@ -35,6 +36,8 @@ CURATED = {
     "timm:resnet18": "a ResNet for a CPU; 12 M",
     "timm:nf_regnet_b0": "a small normaliser-free network for a CPU; 9 M",
 }
+
+RESNET_CHANNELS = (64, 128, 256, 512)  # of timm's ResNets
 
 # What modules raise when an image size or an argument does not suit them.
 _REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError)
@@ -80,6 +83,7 @@ def create_timm(
     image_size: tuple[int, int] = (224, 224),
     in_channels: int = 3,
     stem: Stem = "auto",
+    width_factor: float = 1.0,
     dropout: float = 0.0,
     drop_path: float = 0.0,
     head_bias: float = 0.0,
@@ -94,6 +98,8 @@ def create_timm(
       image_size: (height, width) in pixels; passed on where timm's model is built for one size.
       stem: "small" keeps the size of the image in the first layers; "auto" does where a small stem is known and no
         side is longer than 64 pixels.
+      width_factor: times the channels of all stages, of timm's ResNet, ByobNet (BoTNet, HaloNet) and NormFreeNet
+        (NFNet).
       dropout: before the head, in training.
       drop_path: stochastic depth, by timm's rule for the model.
     Raises:
@@ -103,7 +109,10 @@ def create_timm(
     if stem not in STEMS:
         raise ValueError(f"stem is {stem!r}; use {', '.join(STEMS)}.")
     architecture = architecture_of(name)
-    body, is_small = _body(architecture, image_size, in_channels, stem, dropout, drop_path)
+    given = {"num_classes": 0, "in_chans": in_channels, **_narrowed(architecture, width_factor)}
+    given |= {"drop_rate": dropout} if dropout else {}
+    given |= {"drop_path_rate": drop_path} if drop_path else {}
+    body, is_small = _body(architecture, image_size, given, stem)
     num_features = _num_features(architecture, body, image_size, in_channels)
     classifier = getattr(body, "pretrained_cfg", {}).get("classifier")
     model = TimmModel(
@@ -120,6 +129,7 @@ def create_timm(
             "image_size": list(image_size),
             "in_channels": in_channels,
             "stem": "small" if is_small else "imagenet",
+            **({} if width_factor == 1.0 else {"width_factor": width_factor}),
         }
         half = (0.5,) * in_channels
         set_info(model, ModelInfo(arguments, Preprocessing(image_size, channels=in_channels, mean=half, std=half)))
@@ -221,13 +231,34 @@ def _config(architecture: str) -> Any:
     return get_pretrained_cfg(architecture) or PretrainedCfg()
 
 
-def _body(
-    architecture: str, image_size: tuple[int, int], in_channels: int, stem: Stem, dropout: float, drop_path: float
-) -> tuple[nn.Module, bool]:
-    """(timm's model without a classifier, whether its stem is the small one)."""
-    given: dict[str, Any] = {"num_classes": 0, "in_chans": in_channels}
-    given |= {"drop_rate": dropout} if dropout else {}
-    given |= {"drop_path_rate": drop_path} if drop_path else {}
+def _narrowed(architecture: str, width_factor: float) -> dict[str, Any]:
+    """The arguments of timm that make a model so many times as wide.
+
+    Raises:
+      ValueError: for a factor that is no positive number, and a model whose width timm does not let one choose.
+    """
+    if not isinstance(width_factor, int | float) or not 0.0 < width_factor < math.inf:
+        raise ValueError(f"width_factor is {width_factor!r}; give a number above 0, such as 0.5.")
+    if width_factor == 1.0:
+        return {}
+    from timm.models import model_entrypoint
+
+    kind = model_entrypoint(architecture).__module__.rpartition(".")[2]
+    if kind in ("byobnet", "byoanet", "nfnet"):
+        return {"width_factor": width_factor}
+    if kind == "resnet" and architecture != "test_resnet":  # which has channels of its own
+        return {"channels": tuple(max(round(channels * width_factor), 1) for channels in RESNET_CHANNELS)}
+    raise ValueError(
+        f"width_factor has no effect on {PREFIX}{architecture}; it belongs to timm's ResNets, BoTNets and NFNets."
+    )
+
+
+def _body(architecture: str, image_size: tuple[int, int], given: dict[str, Any], stem: Stem) -> tuple[nn.Module, bool]:
+    """(timm's model without a classifier, whether its stem is the small one).
+
+    Args:
+      given: other arguments of timm's.
+    """
     is_fixed = is_fixed_size(architecture)
     may_be_small = stem == "small" or (stem == "auto" and max(image_size) <= SMALL_SIDE)
     if not may_be_small:
@@ -329,6 +360,8 @@ def adapter_to_timm(model: TimmModel, arguments: dict[str, Any]) -> tuple[dict[s
 
     if arguments["stem"] == "small":
         raise ValueError("its small stem is none of timm's")
+    if "width_factor" in arguments:
+        raise ValueError("its width is none of timm's")
     architecture, size = architecture_of(arguments["name"]), tuple(arguments["image_size"])
     options: dict[str, Any] = {"num_classes": arguments["num_classes"], "in_chans": arguments["in_channels"]}
     options |= {"img_size": size} if is_fixed_size(architecture) else {}

@@ -76,7 +76,7 @@ def images_left_out(run: FinishedRun) -> Advice | None:
         return None
     were = "1 image could not be read and was" if len(bad) == 1 else f"{len(bad):,} images could not be read and were"
     return Advice(
-        f"{were} left out, such as “{bad[0]['name']}” ({bad[0]['error']}). Mend or remove them.", "environment"
+        f"{were} left out, such as “{bad[0]['name']}”: {bad[0]['error']}. Mend or remove them.", "environment"
     )
 
 

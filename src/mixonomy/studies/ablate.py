@@ -18,12 +18,13 @@ from mixonomy.report.charts import Interval, interval_svg
 from mixonomy.report.study_page import Figure, Found, Table
 from mixonomy.rows import Row
 from mixonomy.studies.paired import BOUND, Difference, paired, points
-from mixonomy.studies.study import Finished, Number, Planned, Study, percent, values_of
+from mixonomy.studies.study import Finished, Number, Planned, Study, failures, percent, values_of
 from mixonomy.studies.trace import trace
 from mixonomy.studies.variants import GROUPS, SHRINK, Variant, mixer_variant
 
 NAME = "ablate"
 BASE = "base"
+UNTIED = "token MLP per channel"
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Factor:
 
 
 FACTORS = (
-    Factor("token MLP per channel", variant="untied"),
+    Factor(UNTIED, variant="untied"),
     Factor(f"{GROUPS} channels grouped", variant="grouped"),
     Factor(f"{GROUPS} learned views", variant="views"),
     Factor(f"pyramid, 1/{SHRINK} of tokens", variant="pyramid"),
@@ -165,10 +166,27 @@ def read(rows: Sequence[Row]) -> Found:
     table = Table("What each part is worth", head, tuple(lines), num_texts=1, note=note)
     return Found(
         f"Ablations of a Mixer on {source}" if rows else "Ablations",
-        tuple(_sentences(differences, base.n)),
+        (*_sentences(differences, base.n), *_tying(rows, differences.get(UNTIED))),
         figures,
-        (table,) if rows else (),
+        (table, *failures(rows)) if rows else (),
         {"differences": {name: each.mean for name, each in differences.items() if each.n}},
+    )
+
+
+def _tying(rows: Sequence[Row], difference: Difference | None) -> Iterator[str]:
+    """What tying the token MLPs of all channels costs, and what it saves."""
+    if difference is None or not difference.n:
+        return
+    ratios = []
+    for metric in ("params", "activation_bytes"):
+        tied, untied = (values_of(rows, metric, model=name) for name in (BASE, UNTIED))
+        if not (tied.n and untied.n):
+            return
+        ratios.append(untied.mean / tied.mean)
+    yield (
+        f"A token MLP for each channel has {ratios[0]:.1f} times the parameters and keeps {ratios[1]:.2f} times as "
+        f"much for the backward pass; its accuracy against the one that all share: {points(difference)} points "
+        f"({difference.verdict()})."
     )
 
 

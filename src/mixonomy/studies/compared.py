@@ -8,7 +8,7 @@ from mixonomy.report.charts import Chart, Line, chart_svg
 from mixonomy.report.study_page import Figure, Found, Table
 from mixonomy.rows import Row
 from mixonomy.studies.paired import Difference, paired, points
-from mixonomy.studies.study import Values, percent, values_of
+from mixonomy.studies.study import Values, failures, percent, values_of
 
 SECONDS, EPOCHS = "equal seconds", "equal epochs"
 SETTINGS = (SECONDS, EPOCHS)
@@ -72,12 +72,9 @@ def found_of(rows: Sequence[Row]) -> Found:
             tables.append(_scores(found, source, setting))
         if found := entries(rows, source, EPOCHS) or entries(rows, source, SECONDS):
             tables.append(_costs(found, source))
-    failed = [
-        (row["model"], row["data"], row["note"]) for row in rows if row["metric"] == "top1" and row["value"] is None
-    ]
-    if failed:
-        said.append(f"Not trained to the end: {', '.join(dict.fromkeys(model for model, _, _ in failed))}.")
-        tables.append(Table("Failed", ("model", "data", "why"), tuple(failed), 3))
+    for table in failures(rows):
+        said.append(f"Not trained to the end: {', '.join(dict.fromkeys(line[0] for line in table.lines))}.")
+        tables.append(table)
     title = f"Which model for {sources[0]}?" if len(sources) == 1 else "Which model?"
     return Found(title, tuple(said), tuple(figures), tuple(tables), {"recommended": recommended})
 
@@ -223,7 +220,7 @@ def _scores(found: Sequence[Entry], source: str, setting: str) -> Table:
         "choosing it, s",
     )
     note = (
-        f"At {setting}. Seconds and {hours} are of one training with its evaluation; FLOPs are three times those of "
+        f"At {setting}. Seconds and {hours} are of one training without its evaluation; FLOPs are three times those of "
         "the forward pass. The learning rate was chosen on validation images, by trainings of a quarter of the length."
     )
     return Table(f"{source}: {setting}", head, lines, 1, note)

@@ -58,6 +58,12 @@ def paired(first: Values, second: Values) -> Difference:
     return Difference(tuple(second.by_seed[seed] - first.by_seed[seed] for seed in seeds))
 
 
+def less(first: Values, second: Values) -> Values:
+    """The first less the second, of the seeds that both have."""
+    seeds = [seed for seed in first.by_seed if seed in second.by_seed]
+    return Values({seed: first.by_seed[seed] - second.by_seed[seed] for seed in seeds})
+
+
 def points(difference: Difference) -> str:
     """The difference in points with its 95 % interval: "-0.42 [-1.10, +0.26]"; a dash without a pair."""
     if not difference.n:

@@ -20,8 +20,8 @@ from mixonomy.recipe import Augment, Data, Model, Optim, Recipe, changed
 from mixonomy.report.charts import Chart, Line, chart_svg
 from mixonomy.report.study_page import Figure, Found, Table
 from mixonomy.rows import Row
-from mixonomy.studies.paired import paired, points
-from mixonomy.studies.study import Finished, Number, Planned, Study, Values, percent, values_of
+from mixonomy.studies.paired import Difference, less, paired, points
+from mixonomy.studies.study import Finished, Number, Planned, Study, Values, failures, percent, values_of
 from mixonomy.studies.trace import trace
 
 NAME = "scale"
@@ -188,6 +188,7 @@ def read(rows: Sequence[Row]) -> Found:
         tables.append(tuned)
     if (by_tokens := _token_table(rows, models)) is not None:
         tables.append(by_tokens)
+    tables += failures(rows)
     facts = {"fits": {model: {"a": a, "b": b} for model, (a, b) in fits.items()}}
     return Found(
         f"Scale of Mixers on {source}",
@@ -248,6 +249,25 @@ def _sentences(
             if difference.n:
                 verdict = difference.verdict()
                 yield f"{large} less {small} with {share} % of the images: {points(difference)} points ({verdict})."
+        gaps = paired(*(less(trains[model, few], tops[model, few]) for model in (small, large)))
+        if gaps.n:
+            yield (
+                f"With {few} % of the images the train accuracy of {large} is {_farther(gaps)} its test accuracy than "
+                f"that of {small}: {points(gaps)} points."
+            )
+        gains = paired(*(less(tops[model, most], tops[model, few]) for model in (small, large)))
+        if few != most and gains.n:
+            yield f"From {few} to {most} % of the images {large} gains {_more(gains)} {small}: {points(gains)} points."
+
+
+def _farther(gaps: Difference) -> str:
+    words = {"better": "farther above", "worse": "less far above", "one seed": "of one seed, farther above or not,"}
+    return words.get(gaps.verdict(), "not clearly farther above")
+
+
+def _more(gains: Difference) -> str:
+    words = {"better": "more than", "worse": "less than", "one seed": "(of one seed) more or less than"}
+    return words.get(gains.verdict(), "not clearly more or less than")
 
 
 def _linear(rows: Sequence[Row]) -> str:

@@ -21,9 +21,10 @@ from mixonomy.loading import load
 from mixonomy.models.files import write_atomically
 from mixonomy.progress import Console
 from mixonomy.recipe import Data, Recipe, changed
-from mixonomy.report.study_page import Found, write_study_page
+from mixonomy.report.study_page import Found, Table, write_study_page
 from mixonomy.rows import Row, make_row, origin_of, to_text
 from mixonomy.runs import RunFolder, environment, read_metrics, write_json
+from mixonomy.stopping import Interrupted
 from mixonomy.sweeping import Grid, remembering_failure, sweep
 from mixonomy.training import Diverged, train
 
@@ -123,7 +124,8 @@ def run(
 ) -> list[Row]:
     """Trains what is not trained yet, and writes OUT/rows.jsonl and the page OUT/NAME.html.
 
-    A training that diverges has a row without a value; the others go on.
+    A training that diverges has a row without a value; the others go on. Rows and page of a study that is interrupted
+    are of what was finished.
 
     Returns:
       The rows, in the order of the planned runs.
@@ -139,7 +141,11 @@ def run(
     for number, planned in enumerate(study.planned, start=1):
         said = f"{planned.model}, {planned.data}, seed {planned.recipe.seed}"
         console.say(f"study {study.name}, run {number} of {len(folders)}: {said}")
-        rows += rows_of(study.name, planned, out, data, runtime, console, command)
+        try:
+            rows += rows_of(study.name, planned, out, data, runtime, console, command)
+        except Interrupted:
+            write_results(study, out, rows)
+            raise
     write_results(study, out, rows)
     return rows
 
@@ -303,6 +309,16 @@ def values_of(
     found = {row["seed"]: row["value"] for row in chosen if row["value"] is not None}
     failed = tuple(f"seed {row['seed']}: {row['note']}" for row in chosen if row["value"] is None)
     return Values(found, failed)
+
+
+def failures(rows: Sequence[Row]) -> tuple[Table, ...]:
+    """The trainings that did not come to their end, and why; no table where all did."""
+    failed = [row for row in rows if row["metric"] == "top1" and row["value"] is None]
+    lines = tuple(
+        (row["model"], row["data"], "–" if row["seed"] is None else f"{row['seed']}", row["note"] or "–")
+        for row in failed
+    )
+    return (Table("Failed", ("model", "data", "seed", "why"), lines, 4),) if lines else ()
 
 
 def percent(values: Values) -> str:

@@ -81,6 +81,14 @@ def test_links_are_followed_and_a_circle_ends(tmp_path):
     assert list(opened.splits["train"].names) == ["a/0.png", "a/linked/1.png", "b/0.png", "b/file.png", "c/more/1.png"]
 
 
+def test_link_to_a_folder_above_brings_no_images_of_other_classes(tmp_path):
+    tree(tmp_path, "elsewhere/1.png", "data/train/a/0.png", "data/train/b/sub/0.png", "data/val/a/0.png")
+    (tmp_path / "data/train/a/all").symlink_to(tmp_path / "data/train")
+    (tmp_path / "data/train/b/sub/root").symlink_to("../../../..")
+    opened = open_source(str(tmp_path / "data"))
+    assert list(opened.splits["train"].names) == ["train/a/0.png", "train/b/sub/0.png"]
+
+
 def test_names_are_the_same_however_the_file_system_writes_them(tmp_path):
     for form in ("NFC", "NFD"):
         name = unicodedata.normalize(form, "Äpfel/größe ü.png")

@@ -109,7 +109,7 @@ _KINDS = {
     ),
     "long": _Kind(
         "{n} images are much longer than wide, or wider than long",
-        "Look at them: a square crop shows little of them; cut them, or use the crop `squash`.",
+        "Look at them: a square crop shows little of them; cut them, or use --crop squash.",
         False,
     ),
     "duplicate": _Kind(

@@ -72,10 +72,12 @@ def _read_rows(path: Path) -> list[tuple[int, str, str, str]]:
                     f"{path} separates its columns by {LABEL_SEPARATOR!r}, which stands between labels here; save it "
                     f"with commas, or as .tsv with tabs."
                 )
-            for column in ("path", "label"):
-                if column not in columns:
+            for column in ("path", "label", "split"):
+                if column != "split" and column not in columns:
                     has = f"only {', '.join(columns)}" if columns else "it is empty"
                     raise ValueError(f"{path} has no column {column!r}, {has}; path and label are needed.")
+                if columns.count(column) > 1:
+                    raise ValueError(f"{path} has the column {column!r} twice; rename one.")
             table.fieldnames = columns
             rows = [_row(path, number, row) for number, row in enumerate(table, start=2)]
     except (UnicodeDecodeError, csv.Error) as error:
@@ -92,7 +94,7 @@ def _row(path: Path, number: int, row: dict[str, str]) -> tuple[int, str, str, s
     given = row.get("split", "train").strip()
     split = SPLIT_FOLDERS.get(given.lower())
     if split is None:
-        raise ValueError(f"row {number} of {path} has the split {given!r}; use {', '.join(SPLITS)}.")
+        raise ValueError(f"row {number} of {path} has the split {given!r}; use train, val or test.")
     return number, file, composed(label), split
 
 

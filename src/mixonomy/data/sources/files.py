@@ -90,17 +90,20 @@ def has_image_ending(name: str) -> bool:
 def image_paths(folder: Path, on_error: Callable[[str, OSError], None] | None = None) -> Iterator[str]:
     """Paths of all image files below a folder, relative to it with "/", in an order that names alone decide.
 
-    Follows symbolic links, each folder once; leaves out hidden files and folders.
+    Follows symbolic links, each folder once, but none that leads to a folder above this one, whose other images are not
+    meant; leaves out hidden files and folders.
 
     Args:
       on_error: is told of a folder below that cannot be searched (its path relative to `folder`) instead of an
         exception; what lies in it is left out.
     """
     pending, seen = [(folder, "")], set()
+    start = os.path.realpath(folder)
     while pending:
         current, prefix = pending.pop()
         real = os.path.realpath(current)
-        if real in seen:  # a link back to a folder above, or a second link to one
+        is_above = real != start and start.startswith(os.path.join(real, ""))
+        if real in seen or is_above:  # a link back, or a second link to one folder
             continue
         seen.add(real)
         try:
