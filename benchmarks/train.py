@@ -1,6 +1,6 @@
 """Rows of `mixonomy bench train`: our Mixers' training steps beside timm's and lucidrains'.
 
-    python benchmarks/train.py [--cases cifar mixer-s/16] [--device cuda] [--quick] [--results FILE]
+    python benchmarks/train.py [--cases cifar mixer-s/16 mixer-b/16] [--device cuda] [--quick] [--results FILE]
 
 See `mixonomy.bench` for how it is measured. Rows are written case by case: what was measured stays.
 """
@@ -16,6 +16,7 @@ from mixonomy.recipes.cifar10 import recipe as cifar10
 from rows import RESULTS, append, limit_rows, number_rows, origin
 
 CASES = {"cifar": case_of_recipe(cifar10), "mixer-s/16": case_of_model("mixer-s/16", 224)}
+GPU_CASES = {"mixer-b/16": case_of_model("mixer-b/16", 224, batch_size=256)}  # a GPU's memory, and its work
 _SIZES = {"patch_size": 4, "hidden_dim": 32, "num_blocks": 2, "tokens_mlp_dim": 16, "channels_mlp_dim": 64}
 TINY = Case({"name": "mixer", "gelu": "erf", **_SIZES}, (16, 16), 8, num_classes=10, turn_s=0.0, gemm_size=128)
 
@@ -25,13 +26,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each setting")
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--cases", nargs="+", choices=[*CASES, *GPU_CASES], default=list(CASES))
     settings = [*train.SETTINGS, *train.LESS_MEMORY]
-    parser.add_argument("--settings", nargs="+", choices=settings, default=settings)
+    parser.add_argument("--settings", nargs="+", choices=[*settings, *train.COMPILED], default=settings)
     parser.add_argument("--quick", action="store_true", help="a tiny model and one round, to see that it works")
     parser.add_argument("--results", type=Path, default=RESULTS / "train.jsonl")
     options = parser.parse_args()
-    cases = {"tiny": TINY} if options.quick else {name: CASES[name] for name in options.cases}
+    cases = {"tiny": TINY} if options.quick else {name: (CASES | GPU_CASES)[name] for name in options.cases}
     where = origin(options.device)
     for name, case in cases.items():
         try:

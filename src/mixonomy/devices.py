@@ -11,7 +11,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from mixonomy.choices import Precision, PrecisionOrAuto
 
@@ -74,6 +77,15 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
+
+
+def on_device(values: Tensor | NDArray[np.generic], device: torch.device) -> Tensor:
+    """Values on a device, without waiting until it has done what it was given before.
+
+    A GPU that is waited for in every step stands still while the next step is prepared.
+    """
+    found = values if isinstance(values, Tensor) else torch.from_numpy(values)
+    return found.to(device, non_blocking=device.type != "mps")  # there the source may be gone before it is read
 
 
 def prepare(device: torch.device) -> None:

@@ -175,8 +175,8 @@ class TrainState:
         if before is not None:  # stands first, to be mixed with the next, and goes then
             images, labels = torch.cat([before[0], images]), torch.cat([before[1], labels])
             keys = np.concatenate([keys[:1], keys])
-        images = normalise(images.to(self.device, non_blocking=True), self.preprocessing)
-        labels = labels.to(self.device, non_blocking=True)
+        images = normalise(devices.on_device(images, self.device), self.preprocessing)
+        labels = devices.on_device(labels, self.device)
         targets = optim.soft_targets(labels, self.num_classes, self.recipe.label_smoothing)
         images, targets = mix(images, targets, keys, self.recipe.augment, first_key)
         return (images, targets) if before is None else (images[1:], targets[1:])

@@ -32,6 +32,14 @@ def test_ways_to_save_memory_reach_the_step(monkeypatch):
     assert [(optim.accumulate, optim.checkpoint_blocks) for optim in seen] == [(4, False), (1, True)]
 
 
+def test_compiling_reaches_the_step(monkeypatch):
+    seen = []
+    monkeypatch.setattr(step, "TrainState", lambda recipe, *_, **__: seen.append(recipe.compile))
+    for setting in (train.SETTINGS["ours"], *train.COMPILED.values()):
+        step.training_step(TINY, setting, torch.device("cpu"), step.build(TINY))
+    assert seen == [False, True]
+
+
 @pytest.mark.slow
 def test_a_peer_that_computes_something_else_is_named_and_not_timed(monkeypatch):
     from timm.models.mlp_mixer import MixerBlock

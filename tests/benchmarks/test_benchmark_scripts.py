@@ -140,10 +140,11 @@ def test_both_muons_agree_and_are_timed(tmp_path):
     ]
 
 
-@pytest.mark.very_slow
+@pytest.mark.slow
 def test_gpu_script_runs_dry():
     done = call("bash", "benchmarks/gpu.sh", "--dry")
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("of limit") == 3  # training, and inference at two batch sizes
     assert '"top1"' in done.stdout.splitlines()[-1]
 
 

@@ -6,13 +6,16 @@ Axes: B images, c image channels, H and W pixels.
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from mixonomy.data import BadImages, Split, stream
 from mixonomy.data.augment import augment_batch, inside, resized_crops, shifted
 from mixonomy.data.boxes import DRAWS, or_central_box, random_box, random_boxes
-from mixonomy.data.loading import InMemoryData, WorkerData
+from mixonomy.data.loading import InMemoryData, WorkerData, train_data
+from mixonomy.data.mix import mix
+from mixonomy.evals import normalise
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.recipe import Augment
 
@@ -88,7 +91,7 @@ def test_shift_equals_padding_and_cutting_out():
 
 def test_inside_marks_exactly_the_pixels_of_the_box():
     boxes = np.array([[0, 0, 2, 3], [1, 2, 4, 1], [4, 5, 1, 1], [2, 2, 0, 0]])
-    masks = inside(boxes, (5, 6))
+    masks = inside(boxes, (5, 6), torch.device("cpu"))
     for mask, (top, left, height, width) in zip(masks, boxes.tolist(), strict=True):
         expected = torch.zeros(1, 5, 6, dtype=torch.bool)
         expected[:, top : top + height, left : left + width] = True
@@ -247,3 +250,35 @@ def test_crop_flip_and_erasing_use_different_random_numbers():
         ]
     )
     assert (torch.corrcoef(drawn) - torch.eye(4)).abs().max() < 4 / 2000**0.5
+
+
+class _Copies(TorchDispatchMode):
+    """Notes whether each copy to another device waits for it."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._to_copy.default and kwargs.get("device") not in (None, args[0].device):
+            self.waits.append(not kwargs.get("non_blocking", False))
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("config", [
+    Augment(crop="pad", pad=2, flip=True, cutmix_prob=0.5, erase_prob=0.5),
+    Augment(crop="inception", flip=True, mixup=0.2),
+])  # fmt: skip
+def test_no_copy_waits_for_the_device(config):
+    split = Split([np.zeros((8, 8, 3), np.uint8)] * 4, np.arange(4), [f"{i}" for i in range(4)])
+    preprocessing = Preprocessing((8, 8))
+    device = torch.device("meta")  # as a GPU, from which nothing can be read before it has computed it
+    data = train_data(split, config, preprocessing, seed=0, device=device, workers=0)
+    batches = data.batches(0, 4)
+    with _Copies() as copies:
+        batch = next(batches)
+        targets = torch.zeros(4, 10, device=device)
+        mixed, _ = mix(normalise(batch.images, preprocessing), targets, batch.keys, config)
+    assert mixed.device == device and mixed.shape == (4, 3, 8, 8)
+    assert copies.waits and not any(copies.waits)

@@ -27,7 +27,7 @@ from mixonomy.inference import fast
 
 MODULE = "mixonomy.bench.infer"
 DEFAULT = "timm fp32"  # the yardstick: timm as it comes
-INT8 = f"{turns.OURS} int8"
+INT8, COMPILED = f"{turns.OURS} int8", f"{turns.OURS} compiled"
 CHUNK = 16  # images at a time in float64
 CHECKED_IMAGES = 8  # at least
 CALIBRATION_IMAGES = 64
@@ -59,6 +59,8 @@ SETTINGS = {
     turns.OURS: Setting("ours", "auto"),
     INT8: Setting("ours", "int8"),
 }
+MORE = {COMPILED: Setting("ours", "auto", is_compiled=True)}
+"""For a GPU: `mixonomy.fast(model, compile=True)`."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def compare(
     """Checks each setting, then lets those that are right take turns.
 
     Args:
-      settings: names in SETTINGS.
+      settings: names in SETTINGS or MORE.
       in_process: all in this process, to see that it works.
       say: told of what goes on.
     Raises:
@@ -163,7 +165,7 @@ def run(task: dict[str, Any]) -> Any:
         return reference(case, folder)
     if task["do"] == "limits":
         return asdict(limits.measure(device, case.gemm_size))
-    setting = SETTINGS[task["setting"]]
+    setting = (SETTINGS | MORE)[task["setting"]]
     if setting.precision == "bf16" and devices.resolve_precision("auto", device) == "fp32":
         raise ValueError("not tried: this device has no units for bfloat16")
     with torch.no_grad():
@@ -299,7 +301,7 @@ def predictor(
     if setting.library == "ours":
         calibration = images_of(model, CALIBRATION_IMAGES, seed=2).to(device) if setting.precision == "int8" else None
         # Answers of random weights lie so close together that the gate for integers would say nothing.
-        ours = fast(model.to(device), calibration, max_changed=1.0, cache=None)
+        ours = fast(model.to(device), calibration, max_changed=1.0, compile=setting.is_compiled, cache=None)
         ours(images_of(model, batch_size).to(device))  # chooses
         return ours, ours.precision, ours.backend
     twin = {"timm": timm_twin, "lucidrains": lucidrains_twin}[setting.library](model).to(device).eval()

@@ -138,6 +138,7 @@ def _our_step(
         batch_size=case.batch_size,
         label_smoothing=LABEL_SMOOTHING,
         precision=precision,
+        compile=setting.is_compiled,
     )
     preprocessing = info_of(model).preprocessing
     state = TrainState(

@@ -62,6 +62,8 @@ LESS_MEMORY = {
     f"{turns.OURS} in 4 pieces": Setting("ours", "auto", accumulate=4),
     f"{turns.OURS} checkpointed": Setting("ours", "auto", checkpoint_blocks=True),
 }
+COMPILED = {f"{turns.OURS} compiled": Setting("ours", "auto", is_compiled=True)}
+"""For a GPU, where a compiler makes few kernels of many."""
 
 
 def case_of_model(name: str, image_size: int, *, batch_size: int = 32, num_classes: int = 1000) -> Case:
@@ -120,7 +122,7 @@ def compare(
     """Checks each setting, then lets those that are right take turns.
 
     Args:
-      settings: names in SETTINGS or LESS_MEMORY.
+      settings: names in SETTINGS, LESS_MEMORY or COMPILED.
       precision: of ours.
       in_process: all in this process, to see that it works.
       say: told of what goes on.
@@ -171,7 +173,7 @@ def run(task: dict[str, Any]) -> Any:
 
 
 def _setting(name: str) -> Setting:
-    return (SETTINGS | LESS_MEMORY)[name]
+    return (SETTINGS | LESS_MEMORY | COMPILED)[name]
 
 
 def reference(case: Case, device: torch.device, folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mixonomy.data import stream
 from mixonomy.data.boxes import DRAWS, Boxes, or_central_box, random_boxes
+from mixonomy.devices import on_device
 
 if TYPE_CHECKING:  # pydantic, which prediction does without
     from mixonomy.recipe import Augment
@@ -52,12 +53,12 @@ def augment_batch(images: Tensor, keys: stream.UInts, config: "Augment", image_s
             images, window_corners(stream.uniforms(keys, 2, CROP), images.shape[2:], image_size), image_size
         )
     if config.flip:
-        flips = torch.from_numpy(flipped(keys).astype(np.uint8)).to(images.device).view(-1, 1, 1, 1)
+        flips = on_device(flipped(keys).astype(np.uint8), images.device).view(-1, 1, 1, 1)
         # Either all bits of an image change or none: on a CPU several times as fast as torch.where.
         images = images ^ ((images ^ images.flip(3)) & (flips * 255))
     if config.erase_prob:
         boxes = erased_boxes(keys, config.erase_prob, image_size)
-        images = images.masked_fill(inside(boxes, image_size).to(images.device), ERASE_VALUE)
+        images = images.masked_fill(inside(boxes, image_size, images.device), ERASE_VALUE)
     return images
 
 
@@ -98,7 +99,7 @@ def windows(images: Tensor, corners: NDArray[np.int64], image_size: tuple[int, i
     if images.device.type == "cpu":  # numpy copies row by row where torch picks pixel by pixel
         views = np.lib.stride_tricks.sliding_window_view(images.numpy(), (height, width), axis=(2, 3))
         return torch.from_numpy(views[batch, :, top, left])
-    at, y, x = (torch.from_numpy(place).to(images.device) for place in (batch, top, left))
+    at, y, x = (on_device(place, images.device) for place in (batch, top, left))
     return images.unfold(2, height, 1).unfold(3, width, 1)[at, :, y, x]
 
 
@@ -107,7 +108,7 @@ def resized_crops(images: Tensor, boxes: Boxes, image_size: tuple[int, int]) -> 
 
     Resizing is linear and separable, so it is one small matrix per image and axis.
     """
-    top, left, height, width = torch.from_numpy(boxes).to(images.device).float().unbind(1)
+    top, left, height, width = on_device(boxes, images.device).float().unbind(1)
     rows = _resize_weights(top, height, images.shape[2], image_size[0])  # [B, h, H]
     columns = _resize_weights(left, width, images.shape[3], image_size[1])  # [B, w, W]
     out = rows[:, None] @ images.float() @ columns[:, None].transpose(2, 3)  # [B, c, h, w]
@@ -129,10 +130,10 @@ def _resize_weights(start: Tensor, length: Tensor, size_in: int, size_out: int) 
     return weights / weights.sum(2, keepdim=True)
 
 
-def inside(boxes: Boxes, image_size: tuple[int, int]) -> Tensor:
-    """Which pixels lie in each image's box: bool [B, 1, H, W]."""
-    top, left, height, width = torch.from_numpy(boxes).view(-1, 4, 1, 1).unbind(1)
-    rows = torch.arange(image_size[0]).view(1, -1, 1)
-    columns = torch.arange(image_size[1]).view(1, 1, -1)
+def inside(boxes: Boxes, image_size: tuple[int, int], device: torch.device) -> Tensor:
+    """Which pixels lie in each image's box: bool [B, 1, H, W], on the device."""
+    top, left, height, width = on_device(boxes, device).view(-1, 4, 1, 1).unbind(1)
+    rows = torch.arange(image_size[0], device=device).view(1, -1, 1)
+    columns = torch.arange(image_size[1], device=device).view(1, 1, -1)
     mask = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width)
     return mask[:, None]

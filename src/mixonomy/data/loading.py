@@ -29,6 +29,7 @@ from mixonomy.data.sources.base import Images, Labels, are_in_sequence, prefetch
 from mixonomy.data.splits import is_large
 from mixonomy.data.transforms import TrainTransform, enlarged, evaluation_crop
 from mixonomy.data.workers import PREFETCH, alive, default_workers, shared_memory, worker_options
+from mixonomy.devices import on_device
 from mixonomy.preprocessing import Preprocessing
 
 if TYPE_CHECKING:  # pydantic, which prediction does without
@@ -134,7 +135,7 @@ class InMemoryData:
             visits = self.order.at(position, batch_size).pick(own)
             good = self.is_readable[visits.indices]
             indices, keys = visits.indices[good], visits.keys[good]
-            picked = torch.from_numpy(indices).to(self.pixels.device)
+            picked = on_device(indices, self.pixels.device)
             images = augment_batch(self.pixels.index_select(0, picked), keys, self.augment, self.image_size)
             yield Batch(images, self.labels[picked], keys)
             position += batch_size

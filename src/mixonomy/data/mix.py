@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mixonomy.data import stream
 from mixonomy.data.augment import CUTMIX, MIXUP, inside
+from mixonomy.devices import on_device
 
 if TYPE_CHECKING:  # pydantic, which prediction does without
     from mixonomy.recipe import Augment
@@ -63,7 +64,8 @@ def cutmix(images: Tensor, targets: Tensor, keys: stream.UInts, prob: float) -> 
     right = np.minimum(x * width + half_width, width).astype(np.int64)
     boxes = np.stack([top, left, bottom - top, right - left], axis=1)
     boxes[apply >= prob, 2:] = 0
-    pasted = torch.from_numpy(boxes[:, 2] * boxes[:, 3] / (height * width)).to(targets)[:, None]
-    mask = inside(boxes, (height, width)).to(images)
+    shares = torch.from_numpy(boxes[:, 2] * boxes[:, 3] / (height * width)).to(targets.dtype)
+    pasted = on_device(shares, targets.device)[:, None]
+    mask = inside(boxes, (height, width), images.device).to(images.dtype)
     # A weight of 0 or 1 picks exactly, and on a CPU several times as fast as torch.where.
     return torch.lerp(images, images.roll(1, 0), mask), torch.lerp(targets, targets.roll(1, 0), pasted)

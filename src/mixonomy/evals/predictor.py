@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mixonomy.choices import Loss, Precision
-from mixonomy.devices import autocast
+from mixonomy.devices import autocast, on_device
 from mixonomy.inference.exported import ExportedModel
 from mixonomy.preprocessing import Preprocessing
 
@@ -17,7 +17,8 @@ from mixonomy.preprocessing import Preprocessing
 def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
     """uint8 [B, c, H, W] -> float32 of the same shape: scaled to [0, 1], less the mean, over the deviation."""
     mean, std = (
-        images.new_tensor(v, dtype=torch.float32).view(1, -1, 1, 1) for v in (preprocessing.mean, preprocessing.std)
+        on_device(torch.tensor(v, dtype=torch.float32), images.device).view(1, -1, 1, 1)
+        for v in (preprocessing.mean, preprocessing.std)
     )
     return (images.float() / 255.0 - mean) / std
 
