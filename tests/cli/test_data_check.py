@@ -138,3 +138,16 @@ def test_folder_says_what_it_left_out_and_names_its_files_once(tmp_path, capsys)
     out, _ = capsys.readouterr()
     assert f"train of {tmp_path.name} has no images of owl, left out." in out
     assert "train/dog/0.png = test/dog/0.png: the same file" in out and "train/train" not in out
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [("data check", "SOURCE"), ("data pack", "SOURCE"), ("eval", "RUN"), ("report", "RUN"), ("predict", "RUN")],
+)
+def test_word_that_is_missing_is_named(command, missing, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(command.split())
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == (
+        f"mixonomy {command}: {missing} is missing; `mixonomy {command} --help` shows all options.\n"
+    )

@@ -28,7 +28,7 @@ class DataPack:
 
     source: Annotated[Positional[str], arg(metavar="SOURCE")]
     """SOURCE, as for train."""
-    out: Positional[Path]
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
     """Folder to write; it must not exist, or be empty."""
     short_side: int | None = None
     """Resize images whose shorter side has more pixels to this many, as JPEGs of quality 95; others stay as they

@@ -3,9 +3,9 @@
 import json
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mixonomy.choices import BadImagePolicy, RealBy
 from mixonomy.cli.arguments import parse
@@ -20,7 +20,7 @@ class Eval:
     average precision (map), micro- and macro-F1, share of images with exactly the right labels, nll.
     """
 
-    run: Positional[str]
+    run: Annotated[Positional[str], arg(metavar="RUN")]
     """A run folder, a .safetensors, .npz, .onnx or .xml file, timm:NAME, or hf:OWNER/NAME on the Hugging Face hub."""
     data: str | None = None
     """SOURCE; the data the run was trained on if not given."""

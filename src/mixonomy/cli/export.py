@@ -4,9 +4,9 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mixonomy.cli.arguments import parse
 
@@ -22,7 +22,7 @@ class Export:
     scores and licence stand in it. `mixonomy predict` and `mixonomy eval` run it as they run the run folder.
     """
 
-    run: Positional[str]
+    run: Annotated[Positional[str], arg(metavar="RUN")]
     """A run folder, a .safetensors or .npz file, timm:NAME, or hf:OWNER/NAME on the Hugging Face hub."""
     to: Literal["onnx", "openvino", "safetensors", "timm"]
     """onnx; openvino (.xml and .bin); safetensors, weights alone; timm, a folder that timm reads too."""

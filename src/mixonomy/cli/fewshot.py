@@ -4,9 +4,9 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mixonomy.choices import BadImagePolicy
 from mixonomy.cli.arguments import parse
@@ -25,7 +25,7 @@ class FewShot:
     class, several draws; linear: logistic regression on all, its l2 chosen on held-out images; knn: the nearest 20.
     """
 
-    run: Positional[str]
+    run: Annotated[Positional[str], arg(metavar="RUN")]
     """A run folder, or a .safetensors or .npz file."""
     data: str
     """SOURCE: the other data."""

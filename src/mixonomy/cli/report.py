@@ -3,8 +3,9 @@
 import json
 import sys
 from dataclasses import dataclass
+from typing import Annotated
 
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mixonomy.cli.arguments import parse
 
@@ -13,7 +14,7 @@ from mixonomy.cli.arguments import parse
 class Report:
     """Writes report.html of a finished run again, from what the run folder holds."""
 
-    run: Positional[str]
+    run: Annotated[Positional[str], arg(metavar="RUN")]
     """A run folder."""
     data_root: str | None = None
     """Folder of the known data sets, for the pictures; $MIXONOMY_DATA if not given."""

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from tyro.conf import FlagCreatePairsOff, Positional
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from mixonomy.choices import BadImagePolicy
 from mixonomy.cli.arguments import parse
@@ -23,7 +23,7 @@ class Transfer:
     `suite`.
     """
 
-    run: Positional[str]
+    run: Annotated[Positional[str], arg(metavar="RUN")]
     """Weights: a run folder, a file, timm:NAME or hf:OWNER/NAME."""
     suite: str
     """avg5, vtab1k, vtab-like or a Python file."""
