@@ -192,6 +192,16 @@ def test_another_choice_drops_what_belonged_to_the_old_one():
     assert kept.augment.pad == 3 and kept.model.num_blocks == 2
 
 
+def test_mixup_takes_the_place_of_cutmix_and_cutmix_that_of_mixup():
+    cut = changed(Recipe(), augment={"cutmix_prob": 0.5})
+    mixed = changed(cut, augment={"mixup": "0.2"})
+    assert (mixed.augment.mixup, mixed.augment.cutmix_prob) == (0.2, 0.0)
+    assert changed(mixed, augment={"cutmix_prob": 0.5}).augment == cut.augment
+    assert changed(cut, augment={"mixup": 0.0}).augment == cut.augment
+    with pytest.raises(ValueError, match="mixup and cutmix_prob are both on"):
+        changed(cut, augment={"mixup": 0.2, "cutmix_prob": 0.5})
+
+
 def test_differences_name_the_fields():
     new = changed(FULL, batch_size=64, optim={"lr": 0.5})
     assert differences(FULL.model_dump(), new.model_dump()) == [

@@ -103,6 +103,15 @@ class Command:
             time.sleep(0.001)
         return True
 
+    def surely(self, happened: Callable[[], bool], limit_s: float) -> None:
+        """Waits until something has happened without which a case shows nothing.
+
+        Raises:
+          Hung: as in `until`.
+          AssertionError: if the command ended before.
+        """
+        assert self.until(happened, limit_s), f"it ended too early: {self.log.read_text(errors='replace')[-600:]}"
+
     def kill(self) -> None:
         """SIGKILL, to this process alone: what it started, `orphans`, has to find out by itself."""
         self.orphans = self.children()

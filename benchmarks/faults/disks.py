@@ -82,7 +82,7 @@ def read_only_run(place: Place) -> Outcome:
     try:
         with mounted(folder, ROOM):
             command = place.started(source, out)
-            command.until(lambda: len(checkpoints(out)) == 2, place.limit_s)
+            command.surely(lambda: len(checkpoints(out)) == 2, place.limit_s)
             command.kill()
             last = time.monotonic() + place.limit_s
             while alive(command.orphans) and time.monotonic() < last:  # their open files keep the disk writable

@@ -58,8 +58,7 @@ def all_checkpoints_damaged(place: Place) -> Outcome:
 
 def _killed_with_two_checkpoints(place: Place, source: str | Path, out: Path) -> None:
     command = place.started(source, out)
-    happened = command.until(lambda: len(checkpoints(out)) == 2, place.limit_s)
-    assert happened, command.log.read_text()
+    command.surely(lambda: len(checkpoints(out)) == 2, place.limit_s)
     command.kill()
 
 
@@ -94,7 +93,7 @@ def shard_cut_while_training(place: Place) -> Outcome:
     shard = sorted(folder.glob("*.tar"))[1]
     content = shard.read_bytes()
     command = place.started(f"shards:{folder}", out)
-    command.until(lambda: bool(checkpoints(out)), place.limit_s)
+    command.surely(lambda: bool(checkpoints(out)), place.limit_s)
     _cut(shard)
     ended = command.ended(place.limit_s)
     place.say(f"  {ended.seconds:5.1f} s  status {ended.status:3d}  {ended.sentence}")

@@ -70,7 +70,7 @@ def workers_end(place: Place) -> Outcome:
     """What becomes of the processes that decode images when the one they work for is killed."""
     source, out = place.photos, place.folder / "orphans"
     command = place.started(source, out)
-    command.until(lambda: bool(checkpoints(out)) and len(command.children()) == 2, place.limit_s)
+    command.surely(lambda: bool(checkpoints(out)) and len(command.children()) == 2, place.limit_s)
     start = time.monotonic()
     command.kill()
     while (left := alive(command.orphans)) and time.monotonic() - start < place.limit_s:
@@ -86,7 +86,7 @@ def worker_killed(place: Place) -> Outcome:
     """One of the processes that decode images, killed as the system does when memory is full."""
     source, out = place.photos, place.folder / "worker"
     command = place.started(source, out)
-    command.until(lambda: bool(checkpoints(out)) and len(command.children()) == 2, place.limit_s)
+    command.surely(lambda: bool(checkpoints(out)) and len(command.children()) == 2, place.limit_s)
     kill_process(command.children()[0])
     ended = command.ended(place.limit_s)
     place.say(f"  {ended.seconds:5.1f} s  status {ended.status:3d}  {ended.sentence}")

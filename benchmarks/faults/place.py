@@ -21,7 +21,8 @@ MODEL = (
     *("--model.tokens-mlp-dim", "32", "--model.channels-mlp-dim", "1024", "--image-size", "32"),
 )
 SETTINGS = (
-    *("--recipe", "folder", *MODEL, "--batch-size", f"{BATCH}", "--optim.name", "adamw", "--augment.mixup", "0.2"),
+    *("--recipe", "folder", *MODEL, "--batch-size", f"{BATCH}", "--optim.name", "adamw"),
+    *("--augment.mixup", "0.2", "--augment.cutmix-prob", "0"),
     *("--workers", "2", "--checkpoint-minutes", "0.01", "--device", "cpu", "--precision", "fp32"),
 )
 

@@ -41,6 +41,8 @@ class Section(BaseModel):
     """Field -> the values of CHOICE that read it; with no other may it be given. Empty: each reads it in its way."""
     SILENCES: ClassVar[dict[tuple[str, str], dict[str, Any]]] = {}
     """(field, value in words) -> fields that nothing reads then, and their values of no effect; see `changed`."""
+    RIVALS: ClassVar[dict[str, str]] = {}
+    """Field that is 0 where it is off -> another one that is off where it is on."""
 
     @classmethod
     def unread(cls, choice: str) -> list[str]:
@@ -166,6 +168,7 @@ class Augment(Section):
     CHOICE = "crop"
     READ_BY = {"pad": ("pad",), "min_area": ("inception",)}
     SILENCES = {("randaugment_layers", "0"): {"randaugment_magnitude": None}}
+    RIVALS = {"mixup": "cutmix_prob", "cutmix_prob": "mixup"}
 
     crop: Literal["none", "pad", "resmall", "inception"] = "none"
     """none: the evaluation crop; pad: shift by up to `pad` pixels; resmall: shorter side 256/224 of the image size,
@@ -382,7 +385,8 @@ def changed(recipe: Recipe, **changes: Any) -> Recipe:
 
     Where a choice changes, such as the name of the model or of the optimizer, fields that only the old choice
     reads (for a model: its sizes) go back to None, and what a new value silences, such as schedule=constant the final
-    learning rate, to no effect. Where `init` is new, so does the whole model, which its weights bring.
+    learning rate, to no effect. Where `init` is new, so does the whole model, which its
+    weights bring. Of mixup and cutmix, which cannot both be on, the one given takes the other's place.
     """
     values = recipe.model_dump()
     if recipe.init is None and changes.get("init") is not None:
@@ -396,9 +400,17 @@ def changed(recipe: Recipe, **changes: Any) -> Recipe:
             for (field, silencing), silenced in old.SILENCES.items():
                 if str(value.get(field)) == silencing:
                     value = {**silenced, **value}
+            value = {**{rival: 0 for field, rival in old.RIVALS.items() if _is_on(value.get(field))}, **value}
             value = {**values[key], **value}
         values[key] = value
     return Recipe.model_validate(values)
+
+
+def _is_on(value: Any) -> bool:
+    try:
+        return float(value) > 0
+    except (TypeError, ValueError):  # which validation explains
+        return False
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

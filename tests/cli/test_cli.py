@@ -427,10 +427,11 @@ def test_option_that_silences_another_of_the_recipe_needs_no_second_one(tmp_path
     recipe.write_text(
         "from mixonomy.recipe import Augment, Data, Optim, changed\nfrom mixonomy.recipes import load_recipe\n"
         "recipe = changed(load_recipe('digits'), optim={'schedule': 'cosine', 'end': 0.1}, "
-        "augment={'randaugment_layers': 1, 'randaugment_magnitude': 5}, "
+        "augment={'randaugment_layers': 1, 'randaugment_magnitude': 5, 'cutmix_prob': 0.5}, "
         "data={'on_bad_image': 'skip', 'max_bad_share': 0.5})\n"
     )
     options = ("--optim.schedule", "constant", "--augment.randaugment-layers", "0", "--on-bad-image", "error")
+    options += ("--augment.mixup", "0.2")
     command = ("train", "--recipe", str(recipe), *SMALL, "--duration", "2 steps", "--out", str(tmp_path / "run"))
     status, _, err = call(capsys, *command, *options)
     assert status == 0, err

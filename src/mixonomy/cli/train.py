@@ -35,7 +35,7 @@ SHORT = {
 # Fields that decide what others mean: they are set before the others.
 CHOICES = (
     ("model", "name"), ("data", "eval_crop"), ("augment", "crop"), ("optim", "name"), ("data", "on_bad_image"),
-    ("augment", "randaugment_layers"), ("optim", "schedule"),
+    ("augment", "randaugment_layers"), ("augment", "mixup"), ("augment", "cutmix_prob"), ("optim", "schedule"),
 )  # fmt: skip
 CROPS = {"center": "resmall"}  # what people say -> the paper's name
 
