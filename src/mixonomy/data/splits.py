@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import cast
 
 import numpy as np
@@ -152,7 +153,7 @@ def is_large(split: Split) -> bool:
 
 def _hold_out_by_place(split: Split, share: float) -> tuple[Split, Split]:
     is_most = share > 0.5
-    block = max(round(1 / (1 - share if is_most else share)), 2)
+    block = max(ceil(1 / (1 - share if is_most else share) - 1e-9), 2)  # never more than the share
     few, most = (split.pick(OneOfEach(len(split), block, is_rest=rest)) for rest in (False, True))
     return (few, most) if is_most else (most, few)
 

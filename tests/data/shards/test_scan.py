@@ -98,6 +98,9 @@ def test_class_names_in_text_members_and_several_in_json(tmp_path):
     write_tar(tmp_path / "names/a.tar", samples(range(6), cls=lambda number: f"{names[number % 3]}\n"))
     found = opened(tmp_path / "names")
     assert found.class_names == tuple(sorted(names)) and not found.is_multilabel
+    write_tar(tmp_path / "several/a.tar", samples(range(2), cls=lambda number: ["ant; big bee", "ant"][number]))
+    found = opened(tmp_path / "several")
+    assert found.class_names == ("ant", "big bee") and found.is_multilabel
     sets = [["bee"], ["ant", "cow"], [], ["cow"]]
     write_tar(tmp_path / "many/a.tar", samples(range(4), json=lambda number: {"labels": sets[number]}))
     found = opened(tmp_path / "many")
@@ -217,6 +220,7 @@ def test_a_lost_index_of_ours_is_made_again_with_names_checksums_and_digest(tmp_
         ),
         ([("a.txt", b"x"), ("b.txt", b"y")], "hold no images with labels"),
         ([(f"{i}.{e}", c) for i in range(8) for e, c in (("png", image(i)), ("txt", b"dog %d" % i))], "like captions"),
+        ([(f"{i}.{e}", c) for i in range(8) for e, c in (("png", image(i)), ("cls", b"dog %d" % i))], "like captions"),
         ([("a.png", image(0)), ("a.cls", b"0"), ("b.png", image(1)), ("b.cls", b"0")], "images of one class only"),
     ],
 )  # fmt: skip

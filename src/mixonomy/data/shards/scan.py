@@ -130,7 +130,8 @@ def _scan_shard(
             unlabelled += 1
             continue
         values, is_list = found
-        is_text |= "cls" not in sample.side and not fields.keys() & {label_field, *LABEL_FIELDS}
+        is_in_fields = label_field or "cls" not in sample.side and fields.keys() & set(LABEL_FIELDS)
+        is_text |= not is_in_fields and any(isinstance(value, str) for value in values)
         is_multilabel |= is_list
         part.blocks.append(start // BLOCK)
         part.lengths.append(length)
@@ -226,8 +227,9 @@ def _values(
     if "cls" in sample.side and not label_field:
         text = sample.side["cls"].decode("utf-8", "replace").strip()
         parts = [part for part in re.split(r"[\s,;]+", text) if part]
-        is_text = not all(map(_is_number, parts))  # a class name, which may have several words
-        found = text if is_text else parts if len(parts) > 1 else "".join(parts)
+        if not all(map(_is_number, parts)):  # a name may have several words and commas; as in a CSV, ; is between names
+            parts = [part for part in map(str.strip, text.split(";")) if part]
+        found = parts if len(parts) > 1 else "".join(parts)
     elif in_fields is not None:
         found = in_fields
     elif "txt" in sample.side:
