@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -32,6 +34,18 @@ def tiny_model() -> nn.Module:
     nn.init.normal_(model.head.weight)
     set_info(model, replace(info_of(model), class_names=NAMES, precision="fp32"))
     return model.eval()
+
+
+def exported_model(folder: Path) -> nn.Module:
+    """The tiny model as an ONNX file, written to a folder and read back."""
+    pytest.importorskip("onnxscript")
+    from mixonomy.export import export_model
+
+    for number in range(4):
+        path = folder / "images" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(image=Image.fromarray(pixels(seed=number))))
+    return mx.load(export_model(tiny_model(), "onnx", folder / "tiny.onnx", source=str(folder / "images")).path)
 
 
 @contextmanager

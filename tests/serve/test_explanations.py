@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from serving import encoded, running, tiny_model
+from serving import encoded, exported_model, running, tiny_model
 
 import mixonomy as mx
 from mixonomy.evals.predictor import normalise
@@ -128,3 +128,7 @@ def test_models_without_patches_get_squares_that_divide_the_image():
     assert grid_of(torch.nn.Identity(), (224, 224)) == (14, 14, 16)
     assert grid_of(torch.nn.Identity(), (30, 45)) == (30, 45, 1)
     assert grid_of(tiny_model(), (32, 24)) == (4, 3, 8)
+
+
+def test_an_exported_file_has_the_patches_of_the_model_it_came_from(tmp_path):
+    assert grid_of(exported_model(tmp_path), (32, 24)) == grid_of(tiny_model(), (32, 24)) == (4, 3, 8)

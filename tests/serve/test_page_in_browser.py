@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from serving import SETTINGS, encoded, pixels, running
+from serving import SETTINGS, encoded, exported_model, pixels, running
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra [dev]")
 CHROMIUM = Path("/usr/bin/chromium")
@@ -68,6 +68,7 @@ def watched(browser, address):
 def test_images_are_dropped_looked_at_and_shuffled(watched, address):
     page, expect = watched.page, sync_api.expect
     expect(page.locator("#model-facts")).to_contain_text("5 classes")
+    expect(page.locator("#knows")).to_contain_text("It tells apart: ")
     second = encoded("JPEG", Image.fromarray(pixels(seed=1)))
     watched.drop(
         ("one.png", "image/png", encoded()), ("two.jpg", "image/jpeg", second), ("no.txt", "text/plain", b"text")
@@ -162,3 +163,17 @@ def test_an_image_that_the_server_cannot_read_shows_why(watched):
     watched.drop(("cut.png", "image/png", encoded()[:-300]))
     sync_api.expect(watched.page.get_by_role("alert")).to_contain_text("not a readable image")
     assert all("422" in text for text in watched.said)  # the browser itself notes the answer's status
+
+
+def test_an_exported_mixer_is_not_said_to_know_its_neighbours(browser, tmp_path):
+    with running(model=exported_model(tmp_path)) as (client, _):
+        watched = Watched(browser, str(client.base_url))
+        page, expect = watched.page, sync_api.expect
+        page.set_input_files("#files", [{"name": "one.png", "mimeType": "image/png", "buffer": encoded()}])
+        expect(page.locator("#original li")).to_have_count(3)
+        page.get_by_label("Patches", exact=True).check(force=True)
+        expect(page.locator("#shuffle-note")).to_contain_text("an exported file cannot be put in another order")
+        expect(page.locator("#converted-box")).to_be_hidden()
+        expect(page.locator("#units-panel")).to_be_hidden()
+        assert watched.said == []
+        page.close()

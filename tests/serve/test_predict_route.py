@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from serving import NAMES, SETTINGS, encoded, image_files, pixels, running, tiny_model, unready, until
+from serving import (
+    NAMES,
+    SETTINGS,
+    encoded,
+    exported_model,
+    image_files,
+    pixels,
+    running,
+    tiny_model,
+    unready,
+    until,
+)
 
 import mixonomy as mx
 from mixonomy.serve import engine as engines
@@ -233,3 +244,16 @@ def test_model_route_tells_what_is_served(client):
     assert found["preprocessing"]["image_size"] == [32, 24] and found["grid"] == [4, 3] and found["patch_size"] == 8
     assert found["num_parameters"] == sum(p.numel() for p in tiny_model().parameters())
     assert "runs" not in json.dumps(found)  # no path of this machine
+
+
+@pytest.mark.slow
+def test_an_exported_file_is_served_with_the_answers_of_the_weights(tmp_path):
+    with running(model=exported_model(tmp_path)) as (client, engine):
+        assert engine.path == "exported file"
+        for kind, content in FILES.items():
+            path = tmp_path / "file"
+            path.write_bytes(content)
+            (expected,) = mx.predict(tiny_model(), [path], top=5)
+            (found,) = client.post("/v1/predict", content=content).raise_for_status().json()["predictions"]
+            served = {each["name"]: each["prob"] for each in found["classes"]}
+            assert served == pytest.approx(dict(expected.classes), abs=1e-5), kind

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from mixonomy.evals import Predictor
 from mixonomy.evals.predictor import normalise
-from mixonomy.models import permuted
+from mixonomy.inference.exported import ExportedModel
+from mixonomy.models import info_of, permuted
 from mixonomy.models.gmlp import GMLP
 from mixonomy.models.isotropic import Isotropic
 from mixonomy.models.mixer import Mixer
@@ -54,6 +55,8 @@ def grid_of(model: nn.Module, image_size: tuple[int, int]) -> tuple[int, int, in
     """(rows, columns, P) of the patches of a model; of models without, squares that divide the image."""
     if isinstance(model, Isotropic):
         size = model.stem.proj.kernel_size[0]
+    elif isinstance(model, ExportedModel) and "patch_size" in (arguments := info_of(model).arguments):
+        size = arguments["patch_size"]
     else:
         side = min(image_size)
         size = next(p for p in range(max(side // FALLBACK_GRID, 1), 0, -1) if not any(s % p for s in image_size))

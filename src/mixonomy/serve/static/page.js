@@ -2,7 +2,7 @@
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const TOP = 5, AT_ONCE = 4, MAP_SIDE = 340;
+const TOP = 5, AT_ONCE = 4, MAP_SIDE = 340, NAMED = 40;
 const state = { key: "", model: null, cards: [], chosen: null, seed: 1, running: {}, waiting: {} };
 
 async function ask(path, options = {}) {
@@ -21,9 +21,9 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-const percent = (share) => `${(100 * share).toFixed((share > 0.9895 && share < 0.9995) || share < 0.0995 ? 1 : 0)} %`;
+const percent = (share) => `${(100 * share).toFixed((share > 0.9895 && share < 0.9995) || share < 0.0995 ? 1 : 0)}\u00a0%`;
 const say = (text) => { $("status").textContent = text; };
-const ms = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
+const ms = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)}\u00a0ms`;
 
 function showBars(list, classes) {
   while (list.children.length > classes.length) list.lastChild.remove();
@@ -50,7 +50,7 @@ async function start() {
     else $("model-facts").textContent = error.message;
     return;
   }
-  const { name, architecture, num_parameters, num_classes, preprocessing, num_token_mlps, version, grid } = state.model;
+  const { name, architecture, num_parameters, num_classes, preprocessing, num_token_mlps, version, grid, class_names } = state.model;
   const size = preprocessing.image_size, millions = num_parameters / 1e6;
   $("key-form").hidden = true;
   $("model-name").textContent = document.title = name;
@@ -60,6 +60,9 @@ async function start() {
     `${num_classes.toLocaleString("en")} classes`, `${size[0]} × ${size[1]} pixels in ${grid[0]} × ${grid[1]} patches`,
   ].filter(Boolean).join(" · ");
   $("version").textContent = version;
+  const named = class_names.slice(0, NAMED).join(", "), more = class_names.length - NAMED;
+  $("class-names").textContent = more > 0 ? `${named} and ${more.toLocaleString("en")} more` : named;
+  $("knows").hidden = !class_names.length;
   $("units-panel").hidden = !num_token_mlps;
   $("block").max = Math.max(num_token_mlps - 1, 0);
   $("converted-box").hidden = !state.model.can_be_permuted;
@@ -266,6 +269,7 @@ function shuffle() {
 
 function verdict(kind, { original, converted }) {
   if (kind === "none") return "";
+  if (!converted && !state.model.num_parameters) return "The weights of an exported file cannot be put in another order: serve the run itself to see that a Mixer does not mind.";
   if (!converted) return "This model knows which places are neighbours: no order of its weights undoes a shuffle.";
   const [mine, theirs] = [converted[0], original[0]];
   if (mine.name !== theirs.name) return `As it is, the model now says “${theirs.name}”; in the same order as the image, still “${mine.name}”, as for the plain image.`;
