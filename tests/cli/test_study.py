@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from mixonomy.cli import main
+from mixonomy.cli import main, study_training
+from mixonomy.cli.study_training import StudyOptions, few_images
 
 
 @pytest.mark.slow
@@ -69,6 +70,12 @@ def test_wrong_options_of_a_study_are_one_sentence(arguments, complaint, tmp_pat
     assert main(["study", *arguments, "--out", str(tmp_path)]) == 1
     err = capsys.readouterr().err.strip()
     assert complaint in err and "\n" not in err and not list(tmp_path.iterdir())
+
+
+def test_quick_takes_some_images_of_a_large_source(monkeypatch):
+    assert few_images("digits", StudyOptions(quick=True)) is None, "there are fewer"
+    monkeypatch.setattr(study_training, "QUICK_IMAGES", 100)
+    assert few_images("digits", StudyOptions(quick=True)) == 100 and few_images("digits", StudyOptions()) is None
 
 
 @pytest.mark.very_slow

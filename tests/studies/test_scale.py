@@ -3,9 +3,11 @@
 import pytest
 
 from mixonomy.recipe import changed
+from mixonomy.rows import Origin, make_row
 from mixonomy.studies.scale import base_recipe, power_law, read, scale, sizes_of
 from mixonomy.studies.study import run, values_of
 
+WHERE = Origin("a CPU", "abc", "mixonomy study scale", "2026-01-31")
 BASE = base_recipe("digits", is_quick=True)
 SIZES = sizes_of("digits", is_quick=True)
 
@@ -42,3 +44,25 @@ def test_a_tiny_study_shows_train_against_test_and_a_linear_cost(tmp_path):
     assert list(by_tokens) == [16, 64, 144, 256]
     assert by_tokens[256] / by_tokens[16] == pytest.approx(16, rel=0.01)
     assert read([]).tables == ()
+
+
+def test_it_is_said_whether_larger_models_overfit_few_images_more_and_gain_more_from_data():
+    def scores(model, share, test, train):
+        for seed, noise in enumerate((0.0, 0.001, 0.002)):
+            about = {
+                "study": "scale",
+                "model": f"Mixer {model}",
+                "data": f"d, {share} %",
+                "unit": "share",
+                "seed": seed,
+            }
+            yield make_row(WHERE, metric="top1", value=test + noise, **about)
+            yield make_row(WHERE, metric="train_top1", value=train + 2 * noise, **about)
+
+    small = [*scores("tiny", 3, 0.30, 0.35), *scores("tiny", 100, 0.40, 0.42)]
+    large = [*scores("base", 3, 0.30, 0.60), *scores("base", 100, 0.60, 0.65)]
+    said = " ".join(read([*small, *large]).summary)
+    assert "train accuracy of Mixer base is farther above its test accuracy than that of Mixer tiny: +25.00 [" in said
+    assert "From 3 to 100 % of the images Mixer base gains more than Mixer tiny: +20.00 [" in said
+    said = " ".join(read([*small, *scores("base", 3, 0.30, 0.351), *scores("base", 100, 0.40, 0.42)]).summary)
+    assert "not clearly farther above its test accuracy" in said and "gains not clearly more or less than" in said

@@ -26,7 +26,7 @@ from mixonomy.recipe import Optim, Recipe, changed
 from mixonomy.recipes import choose_recipe
 from mixonomy.rows import Origin, Row, make_row, origin_of
 from mixonomy.runs import RunFolder, environment, write_json
-from mixonomy.studies.compared import EPOCHS, SECONDS, SETTINGS, found_of
+from mixonomy.studies.compared import EDGE, EPOCHS, SECONDS, SETTINGS, found_of
 from mixonomy.studies.contenders import Contender
 from mixonomy.studies.study import DataOf, Planned, Study, rows_of, write_results
 from mixonomy.sweeping import remembering_failure
@@ -314,7 +314,7 @@ def _chosen(
     lr = max(scores, key=lambda rate: scores[rate])
     said = ", ".join(f"{rate:g}: {100 * score:.2f} %" for rate, score in scores.items())
     rates = asked.rates(contender)
-    edge = "; at the edge of what was tried" if len(rates) > 2 and lr in (min(rates), max(rates)) else ""
+    edge = f"; {EDGE}" if len(rates) > 2 and lr in (min(rates), max(rates)) else ""
     return lr, {"seconds": seconds, "note": f"validation top-1 after {steps} steps: {said}{edge}"}
 
 

@@ -276,11 +276,10 @@ def _sentences(model: str, top: Sequence[Values], differences: Sequence[Differen
     for pipeline, values, difference in zip(PIPELINES[1:], top[1:], differences, strict=True):
         if difference.n:
             share = -difference.mean / top[0].mean
-            verdict = difference.verdict()
+            verdict, kind = difference.verdict(), "a loss" if share >= 0 else "a gain"
             yield (
                 f"{model}, {pipeline} shuffle: {percent(values)} % against {percent(top[0])} % test top-1, "
-                f"{points(difference)} points ({verdict}), {'a loss' if share >= 0 else 'a gain'} of {abs(share):.0%} "
-                f"(n = {difference.n})."
+                f"{points(difference)} points ({verdict}), {kind} of {100 * abs(share):.0f} % (n = {difference.n})."
             )
 
 
