@@ -108,7 +108,7 @@ def size_of(
             name="convmixer", patch_size=patch, hidden_dim=width * 3 // 2, num_blocks=blocks, kernel_size=5
         ),
     }
-    length = epochs if epochs is not None else 6 if is_quick else 1
+    length = epochs if epochs is not None else 12 if is_quick else 1
     recipe = Recipe(
         name=f"study-{NAME}",
         data=Data(source=source, val_share=0.04, eval_crop="squash", train_images=train_images),
