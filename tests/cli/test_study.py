@@ -85,6 +85,8 @@ def test_quick_takes_some_images_of_a_large_source(monkeypatch):
         ("permutation", {"conversion_max_difference", "converted_curve_max_difference", "curves"}),
         ("ablate", {"differences"}),
         ("scale", {"fits"}),
+        ("compare", {"recommended"}),
+        ("weights", {"models"}),
     ],
 )
 def test_quick_studies_run_to_their_end(name, keys, tmp_path, capsys):

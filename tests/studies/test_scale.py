@@ -19,7 +19,7 @@ def test_a_power_law_is_found_again():
 
 
 def test_every_training_has_as_many_steps_on_its_share_of_the_images(tmp_path):
-    planned = [each for each in scale(BASE, SIZES, 1438, tmp_path, (0, 1)).planned if each.recipe.init is None]
+    planned = [each for each in scale(BASE, SIZES, 1438, tmp_path, (0, 1)).planned if "pixels" not in each.model]
     assert {each.recipe.duration for each in planned} == {"100 steps"} and len(planned) == 2 * 3 * 4
     assert [each.recipe.data.train_images for each in planned[:4]] == [43, 144, 431, None]
     assert {each.recipe.keep for each in planned} == {"best"}, "the best validation score counts"
@@ -38,8 +38,11 @@ def test_a_tiny_study_shows_train_against_test_and_a_linear_cost(tmp_path):
     where = {"model": "Mixer small", "data": "digits, 30 %"}
     assert lines["30 %"][4] == f"{100 * values_of(rows, 'train_top1', **where).mean:.2f}"
     assert set(found.facts["fits"]) == {"Mixer small"}
-    tuned = [row for row in rows if row["model"] == "Mixer small, fine-tuned at 16 pixels" and row["metric"] == "top1"]
-    assert len(tuned) == 1 and tuned[0]["value"] is not None
+    names = [f"Mixer small, {how} pixels" for how in ("trained at 4", "fine-tuned at 4", "fine-tuned at 8")]
+    assert [line[0] for line in found.tables[1].lines] == names
+    params = [values_of(rows, "params", model=name).mean for name in ("Mixer small", *names)]
+    assert params[1] == params[2] < params[3], "four times the tokens, and D_S with them"
+    assert any("fine-tuned at 8 pixels less fine-tuned at 4 pixels, from the same weights" in s for s in found.summary)
     by_tokens = {row["at"]: row["value"] for row in rows if row["metric"] == "macs by tokens"}
     assert list(by_tokens) == [16, 64, 144, 256]
     assert by_tokens[256] / by_tokens[16] == pytest.approx(16, rel=0.01)

@@ -20,7 +20,7 @@ class StudyAblate(StudyOptions):
     factors: tuple[str, ...] = ()
     """Words from the names of what is changed, such as "SAM" or "per channel"; everything if not given."""
     epochs: float | None = None
-    """Length of each training; 6 if not given, with --quick 4."""
+    """Length of each training; 6 if not given, with --quick 12."""
     train_images: int | None = None
     """Train on so many images only; 10000 of cifar10, all of other data if not given."""
 

@@ -298,7 +298,7 @@ def _against_the_mixer(rows: Sequence[Row], models: Sequence[str], of: dict[tupl
                 )
                 losses.append(less(plain, shuffled))
             difference = paired(*losses)
-            if difference.n:
+            if difference.n > 1:
                 verdict = difference.verdict()
                 words = {"better": "loses less than", "worse": "loses more than"}
                 said = words.get(verdict, f"does not clearly lose less or more ({verdict}) than")
