@@ -20,7 +20,7 @@ def test_a_power_law_is_found_again():
 
 def test_every_training_has_as_many_steps_on_its_share_of_the_images(tmp_path):
     planned = [each for each in scale(BASE, SIZES, 1438, tmp_path, (0, 1)).planned if "pixels" not in each.model]
-    assert {each.recipe.duration for each in planned} == {"100 steps"} and len(planned) == 2 * 3 * 4
+    assert {each.recipe.duration for each in planned} == {"200 steps"} and len(planned) == 2 * 3 * 4
     assert [each.recipe.data.train_images for each in planned[:4]] == [43, 144, 431, None]
     assert {each.recipe.keep for each in planned} == {"best"}, "the best validation score counts"
     with pytest.raises(ValueError, match="a fraction is 0 %"):

@@ -19,7 +19,7 @@ class StudyScale(StudyOptions):
     fractions: tuple[int, ...] = ()
     """Shares of the training images in %; 3 10 30 100 if not given."""
     steps: int | None = None
-    """Of each training; 800 if not given, with --quick 100."""
+    """Of each training; 800 if not given, with --quick 200."""
 
 
 def main(argv: list[str]) -> int:

@@ -58,7 +58,7 @@ def base_recipe(source: str, *, is_quick: bool, steps: int | None = None) -> Rec
       steps: of every training, in place of the study's own.
     """
     side = 8 if source == "digits" else 32
-    steps = steps or (100 if is_quick else 800)
+    steps = steps or (200 if is_quick else 800)
     return Recipe(
         name=f"study-{NAME}",
         data=Data(source=source, val_share=0.1, eval_crop="squash"),
@@ -281,7 +281,8 @@ def _linear(rows: Sequence[Row]) -> str:
     if not found:
         return ""
     return (
-        f"With D_S fixed, the cost of a Mixer is linear in its tokens: MACs of a token differ by {worst:.2%} at most."
+        "With D_S fixed, the cost of a Mixer is linear in its tokens: MACs of a token differ by "
+        f"{100 * worst:.2f} % at most."
     )
 
 
