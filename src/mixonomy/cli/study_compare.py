@@ -29,7 +29,7 @@ class StudyCompare(StudyOptions):
     init: Literal["fresh", "pretrained"] = "fresh"
     """pretrained: names of models stand for their published weights, which are downloaded."""
     lr: tuple[float, ...] = ()
-    """Learning rates that every model tries; 0.0003 0.001 0.003 if not given. A tenth of them for weights."""
+    """Learning rates that every model tries; 0.0003 0.001 0.003 0.01 if not given. A tenth of them for weights."""
     image_size: int | None = None
     """Pixels a side; that of the recipe for the data if not given."""
     batch_size: int | None = None

@@ -34,7 +34,7 @@ from mixonomy.sweeping import remembering_failure
 from mixonomy.training import Diverged, train
 
 NAME = "compare"
-LRS = (3e-4, 1e-3, 3e-3)  # AdamW, fresh weights
+LRS = (3e-4, 1e-3, 3e-3, 1e-2)  # AdamW, fresh weights; short trainings of small models want the larger ones
 FINE_TUNING = 0.1  # of them where weights are pre-trained; source: none
 TRIAL = 0.25  # of the shorter training
 SAME = 0.05  # two lengths that differ by less are one
