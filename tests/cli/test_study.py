@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from mixonomy.cli import main
+from mixonomy.cli import main, study_training
+from mixonomy.cli.study_training import StudyOptions, few_images
 
 
 @pytest.mark.slow
@@ -71,6 +72,12 @@ def test_wrong_options_of_a_study_are_one_sentence(arguments, complaint, tmp_pat
     assert complaint in err and "\n" not in err and not list(tmp_path.iterdir())
 
 
+def test_quick_takes_some_images_of_a_large_source(monkeypatch):
+    assert few_images("digits", StudyOptions(quick=True)) is None, "there are fewer"
+    monkeypatch.setattr(study_training, "QUICK_IMAGES", 100)
+    assert few_images("digits", StudyOptions(quick=True)) == 100 and few_images("digits", StudyOptions()) is None
+
+
 @pytest.mark.very_slow
 @pytest.mark.parametrize(
     ("name", "keys"),
@@ -78,6 +85,8 @@ def test_wrong_options_of_a_study_are_one_sentence(arguments, complaint, tmp_pat
         ("permutation", {"conversion_max_difference", "converted_curve_max_difference", "curves"}),
         ("ablate", {"differences"}),
         ("scale", {"fits"}),
+        ("compare", {"recommended"}),
+        ("weights", {"models"}),
     ],
 )
 def test_quick_studies_run_to_their_end(name, keys, tmp_path, capsys):

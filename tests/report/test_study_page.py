@@ -4,7 +4,16 @@ import pytest
 from report_page import Page
 
 from mixonomy.report.charts import Chart, Line, chart_svg
-from mixonomy.report.study_page import Figure, Found, Table, markdown, origins, terminal_lines, write_study_page
+from mixonomy.report.study_page import (
+    Figure,
+    Found,
+    Table,
+    markdown,
+    origins,
+    study_page,
+    terminal_lines,
+    write_study_page,
+)
 
 TABLE = Table("Scores", ("model", "top-1, %"), (("a|b", "81.20"), ("c <i>", "–")), note="Of three seeds.")
 FOUND = Found(
@@ -40,3 +49,14 @@ def test_tables_in_markdown_and_on_a_terminal():
 
 def test_nothing_is_said_of_where_no_rows_come_from():
     assert origins([]) == []
+
+
+def test_last_columns_may_be_text():
+    table = Table(
+        "Where", ("model", "top-1, %", "how"), (("a", "81.20", "by train"), ("b", "7.00", "by")), num_last_texts=1
+    )
+    assert markdown(table).splitlines()[1] == "| --- | --: | --- |"
+    assert list(terminal_lines(Found("A study", (), (), (table,))))[1:4] == [
+        "model  top-1, %  how", "a         81.20  by train", "b          7.00  by",
+    ]  # fmt: skip
+    assert '<td class="number">81.20</td><td>by train</td>' in study_page(Found("A study", (), (), (table,))).decode()

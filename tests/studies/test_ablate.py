@@ -51,6 +51,11 @@ def test_what_is_said_follows_from_the_rows():
         for m, values in scores.items()
         for seed, v in enumerate(values)
     ]
+    for name, count, kept in ((BASE, 100, 8.0), ("token MLP per channel", 700, 10.0)):
+        for metric, value in (("params", count), ("activation_bytes", kept)):
+            rows.append(
+                make_row(WHERE, study="ablate", model=name, data="d", metric=metric, value=value, unit="", seed=0)
+            )
     failed = {"metric": "top1", "value": None, "unit": "share", "n": 0, "note": "the loss became nan at step 3"}
     rows.append(make_row(WHERE, study="ablate", model="no LayerNorm", data="d", seed=0, **failed))
     found = read(rows)
@@ -60,6 +65,10 @@ def test_what_is_said_follows_from_the_rows():
     assert lines["no skips"][3] == "worse" and lines["Muon"][3] == "better"
     assert found.facts["differences"]["no skips"] == pytest.approx(-0.2)
     assert any(said.startswith("Worse: no skips (-20.00") for said in found.summary)
+    assert found.summary[-1].startswith(
+        "A token MLP for each channel has 7.0 times the parameters and keeps 1.25 times"
+    )
+    assert found.tables[1].lines == (("no LayerNorm", "d", "0", "the loss became nan at step 3"),)
     assert "no LayerNorm" not in found.figures[0].svg, "there is no difference to draw"
     assert found == read(rows) and read([]).tables == ()
 

@@ -113,6 +113,26 @@ def test_a_clear_winner_and_a_single_seed_are_called_what_they_are():
     assert "With one seed there is no spread" in single[1]
 
 
+def test_it_is_said_what_a_mixer_beats_and_what_beats_it():
+    scores = {"mixer-small": (0.50, 0.51, 0.52), "vit": (0.40, 0.41, 0.42), "cnn": (0.60, 0.61, 0.62)}
+    said = found_of(rows_of(scores | {"convmixer-small": (0.49, 0.53, 0.50)})).summary
+    (standing,) = [text for text in said if "comes" in text]
+    assert standing.startswith("mixer-small comes 2. of 4, in points: ahead of vit (+10.00 [")
+    assert (
+        "; behind cnn (-10.00 [" in standing and "not clearly ahead of or behind convmixer-small (+0.33 [" in standing
+    )
+    (standing,) = [t for t in found_of(rows_of({"mixer-s/16": (0.5,), "cnn": (0.6,)})).summary if "comes" in t]
+    assert standing.endswith("of one seed, against cnn (-10.00).")
+
+
+def test_a_learning_rate_at_the_edge_is_said():
+    rows = rows_of({"mixer": (0.50,), "cnn": (0.60,)})
+    for row in rows:
+        if row["metric"] == "lr":
+            row["note"] = "0.001: 50 %" + ("; at the edge of what was tried" if row["model"] == "cnn" else "")
+    assert any(text.endswith("others may serve better, for cnn (0.001).") for text in found_of(rows).summary)
+
+
 def test_front_holds_what_no_other_beats_in_both():
     speeds = {"best": 50.0, "fast": 400.0, "beaten": 40.0, "middle": 100.0}
     scores = {"best": (0.9,), "fast": (0.6,), "beaten": (0.8,), "middle": (0.85,)}

@@ -7,11 +7,13 @@ import torch
 
 from mixonomy.models import create, permuted, shuffle_patches
 from mixonomy.recipe import changed
+from mixonomy.rows import Origin, make_row
 from mixonomy.rows import read as read_rows
 from mixonomy.studies.permutation import PIPELINES, SHOTS, permutation, read, size_of
 from mixonomy.studies.shuffled import Shuffled, global_shuffle, local_shuffle
 from mixonomy.studies.study import run, write_results
 
+WHERE = Origin("a CPU", "abc", "mixonomy study permutation", "2026-01-31")
 SIZES = {"hidden_dim": 8, "num_blocks": 2, "tokens_mlp_dim": 4, "channels_mlp_dim": 16}
 
 
@@ -89,3 +91,19 @@ def test_an_unknown_model_is_refused_and_no_rows_say_nothing():
     with pytest.raises(ValueError, match="unknown model 'resnet'; use Mixer, ResNet, ViT, ConvMixer"):
         permutation(size_of("digits", None, is_quick=True), (0,), ("resnet",))
     assert read([]).tables == ()
+
+
+def test_it_is_said_whether_the_mixer_loses_less():
+    tops = {"Mixer": (0.50, 0.50, 0.40), "ResNet": (0.70, 0.50, 0.40), "ViT": (0.50, 0.50, 0.41)}
+    rows = [
+        make_row(WHERE, study="permutation", model=model, data=f"d, {pipeline}", metric="top1", value=value + noise,
+                 unit="share", seed=seed)
+        for model, values in tops.items()
+        for pipeline, value in zip(PIPELINES, values, strict=True)
+        for seed, noise in enumerate((0.0, 0.001, 0.002) if pipeline == "original" else (0.001, 0.0, 0.002))
+    ]  # fmt: skip
+    said = read(rows).summary
+    assert any(text.startswith("By the global shuffle the Mixer loses less than ResNet: +20.00 [") for text in said)
+    assert any(text.startswith("By the local shuffle the Mixer loses less than ResNet: +20.00 [") for text in said)
+    assert any("the Mixer does not clearly lose less or more (equal within 1 point) than ViT" in text for text in said)
+    assert any(text.startswith("ResNet, local shuffle: 50.10 ± 0.10 % against 70.10") for text in said)

@@ -10,7 +10,20 @@ from mixonomy import training
 from mixonomy.recipe import changed
 from mixonomy.report.study_page import Found, Table
 from mixonomy.rows import read
-from mixonomy.studies.study import Number, Planned, Study, curve, percent, run, values_of, with_seeds, write_results
+from mixonomy.stopping import Interrupted
+from mixonomy.studies import study as running
+from mixonomy.studies.study import (
+    Number,
+    Planned,
+    Study,
+    curve,
+    failures,
+    percent,
+    run,
+    values_of,
+    with_seeds,
+    write_results,
+)
 from training_runs import TenLines, tiny
 
 
@@ -102,6 +115,24 @@ def test_a_training_that_diverges_has_a_row_and_stops_nothing(tmp_path, started)
         assert values_of(rows, "top1", model="good").n == 1
     assert started == [0, 0], "what diverged is not tried again"
     assert percent(values_of(rows, "top1", model="bad")) == "–"
+    (table,) = failures(rows)
+    assert table.lines == (("bad", "digits", "0", failed["note"]),) and failures(rows[1:]) == ()
+
+
+def test_an_interrupted_study_leaves_rows_and_page_of_what_was_finished(tmp_path, monkeypatch):
+    original, both = running.train, with_seeds([Planned("mixer", "digits", tiny())], (0, 1))
+
+    def until_ctrl_c(recipe, *others, **options):
+        if recipe.seed == 1:
+            raise Interrupted("stopped at step 5; the same command goes on")
+        return original(recipe, *others, **options)
+
+    monkeypatch.setattr(running, "train", until_ctrl_c)
+    with pytest.raises(Interrupted):
+        run(Study("try", both, found), tmp_path)
+    assert {row["seed"] for row in read(tmp_path / "rows.jsonl")} == {0} and (tmp_path / "try.html").is_file()
+    monkeypatch.setattr(running, "train", original)
+    assert {row["seed"] for row in run(Study("try", both, found), tmp_path)} == {0, 1}
 
 
 def test_another_recipe_under_the_same_name_is_refused(tmp_path):

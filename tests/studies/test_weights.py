@@ -81,7 +81,7 @@ def test_mosaic_shows_each_map_in_its_own_scale():
     uri = mosaic(maps, "two maps").uri
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))))
     expected = diverging(np.array([[1.0, 0.0], [-1.0, 0.5]])).round()
-    assert pixels.shape == (20, 82, 4)
+    assert pixels.shape == (20, 84, 4)
     for (x, y), colour in zip(((5, 5), (25, 5), (50, 5), (70, 5)), expected.reshape(4, 3), strict=True):
         assert np.abs(pixels[y, x, :3] - colour).max() <= 1
 

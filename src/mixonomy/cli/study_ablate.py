@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from mixonomy.cli.arguments import parse
 from mixonomy.cli.study_training import StudyOptions, few_images, show
 
-TRAIN_IMAGES = 10_000  # of a large set: few enough that 6 epochs see each of them several times
+TRAIN_IMAGES = 5_000  # of a large set: few enough that there is something to regularise
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class StudyAblate(StudyOptions):
     factors: tuple[str, ...] = ()
     """Words from the names of what is changed, such as "SAM" or "per channel"; everything if not given."""
     epochs: float | None = None
-    """Length of each training; 6 if not given, with --quick 4."""
+    """Length of each training; 12 if not given."""
     train_images: int | None = None
-    """Train on so many images only; 10000 of cifar10, all of other data if not given."""
+    """Train on so many images only; 5000 of cifar10, all of other data if not given."""
 
 
 def main(argv: list[str]) -> int:

@@ -25,11 +25,11 @@ class StudyCompare(StudyOptions):
     """Names from `mixonomy list models`, timm:NAME, weights to start from, and mixer-small, vit-small, convmixer-small,
     resnet-small, botnet-small, nfnet-small, of sizes for a CPU; these six if none are given."""
     budget: str | None = None
-    """Of each training: a time such as 90s, 10min or 2h, or a number of epochs; 5min if not given, with --quick 5s."""
+    """Of each training: a time such as 90s, 10min or 2h, or a number of epochs; 5min if not given, with --quick 10s."""
     init: Literal["fresh", "pretrained"] = "fresh"
     """pretrained: names of models stand for their published weights, which are downloaded."""
     lr: tuple[float, ...] = ()
-    """Learning rates that every model tries; 0.0003 0.001 0.003 if not given. A tenth of them for weights."""
+    """Learning rates that every model tries; 0.0003 0.001 0.003 0.01 if not given. A tenth of them for weights."""
     image_size: int | None = None
     """Pixels a side; that of the recipe for the data if not given."""
     batch_size: int | None = None
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
         write_results(comparing.STUDY, out, rows)
     else:
         source = options.data or "digits"
-        budget = comparing.Budget.of(options.budget or ("5s" if options.quick else "5min"))
+        budget = comparing.Budget.of(options.budget or ("10s" if options.quick else "5min"))
         base = comparing.base_recipe(
             source, options.data_root, image_size=options.image_size, batch_size=options.batch_size
         )

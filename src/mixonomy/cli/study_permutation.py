@@ -22,7 +22,7 @@ class StudyPermutation(StudyOptions):
     models: tuple[str, ...] = ()
     """Of Mixer, ResNet, ViT and ConvMixer; all if not given."""
     epochs: float | None = None
-    """Length of each training; 1 if not given, with --quick 6."""
+    """Length of each training; 1 if not given, with --quick 12."""
 
 
 def main(argv: list[str]) -> int:

@@ -10,7 +10,8 @@ from mixonomy.cli.study_training import StudyOptions, out_of, show
 class StudyScale(StudyOptions):
     """What size buys: Mixers of three sizes on 3, 10, 30 and 100 % of the images, all with the same number of steps.
 
-    Shows train against test accuracy, fits the test error, and fine-tunes one of them at a larger resolution.
+    Shows train against test accuracy and fits the test error; one size is also trained at half the side, and fine-tuned
+    from there at that side and at the whole.
     """
 
     data: str | None = None
@@ -18,7 +19,7 @@ class StudyScale(StudyOptions):
     fractions: tuple[int, ...] = ()
     """Shares of the training images in %; 3 10 30 100 if not given."""
     steps: int | None = None
-    """Of each training; 800 if not given, with --quick 100."""
+    """Of each training; 800 if not given, with --quick 200."""
 
 
 def main(argv: list[str]) -> int:

@@ -14,7 +14,7 @@ from mixonomy.report.markup import Picture
 
 MAP_PIXELS = 40  # about so wide is a map
 PER_ROW = 16
-GAP = 2  # pixels between maps
+GAP = 4  # pixels between maps
 # Blue, white, orange: told apart by colour-blind readers, and white is zero.
 BLUE, WHITE, ORANGE = (np.array(colour, float) for colour in ((33, 90, 168), (247, 247, 247), (196, 84, 8)))
 BLACK = np.array((20.0, 20.0, 20.0))

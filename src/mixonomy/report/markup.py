@@ -51,17 +51,25 @@ def figure(svg: str, caption: str, *, is_beside: bool = False) -> str:
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, num_texts: int, bar: int | None = None) -> str:
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    num_texts: int,
+    num_last_texts: int = 0,
+    bar: int | None = None,
+) -> str:
     """A table that scrolls in its own box.
 
     Args:
       rows: one text for each heading.
-      num_texts: the first columns are text, the others numbers and aligned right.
+      num_texts, num_last_texts: the first and the last columns are text, those between numbers and aligned right.
       bar: a column of shares in [0, 1] that is drawn as bars too; a dash stands for no value.
     """
 
     def cell(column: int, text: str, tag: str) -> str:
-        kind = "" if column < num_texts else ' class="number"'
+        is_text = column < num_texts or column >= len(head) - num_last_texts
+        kind = "" if is_text else ' class="number"'
         share = "" if column != bar or tag == "th" or text == "–" else f' style="--share:{float(text):.3f}"'
         return f"<{tag}{kind}{share}>{escape(text)}</{tag}>"
 

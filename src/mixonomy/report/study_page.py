@@ -18,7 +18,7 @@ class Table:
 
     Args:
       lines: one text for each heading.
-      num_texts: the first columns are text, the others numbers.
+      num_texts, num_last_texts: the first and the last columns are text, those between numbers.
       note: what the reader must know to read it.
     """
 
@@ -27,6 +27,11 @@ class Table:
     lines: tuple[tuple[str, ...], ...]
     num_texts: int = 1
     note: str = ""
+    num_last_texts: int = 0
+
+    def is_text(self, column: int) -> bool:
+        """Whether a column holds text."""
+        return column < self.num_texts or column >= len(self.head) - self.num_last_texts
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,8 @@ def study_page(found: Found, origins: Sequence[tuple[str, str]] = (), sections: 
         parts.append(("plots", "Plots", markup.section("plots", "Plots", f'<div class="plots">{plots}</div>')))
     parts += sections
     for number, table in enumerate(found.tables):
-        shown = [markup.table(table.head, table.lines, num_texts=table.num_texts)]
+        texts = {"num_texts": table.num_texts, "num_last_texts": table.num_last_texts}
+        shown = [markup.table(table.head, table.lines, **texts)]
         shown += [markup.paragraph(table.note)] if table.note else []
         parts.append((f"table{number}", table.title, markup.section(f"table{number}", table.title, *shown)))
     if origins:
@@ -110,7 +116,7 @@ def markdown(table: Table) -> str:
     """The table in Markdown, its note below."""
     if not table.lines:
         return "No rows yet."
-    rule = ["---" if i < table.num_texts else "--:" for i in range(len(table.head))]
+    rule = ["---" if table.is_text(i) else "--:" for i in range(len(table.head))]
     cells = [[cell.replace("|", "\\|") for cell in line] for line in table.lines]
     text = "\n".join(f"| {' | '.join(line)} |" for line in (table.head, rule, *cells))
     return f"{text}\n\n{table.note}" if table.note else text
@@ -124,7 +130,7 @@ def terminal_lines(found: Found) -> Iterator[str]:
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         for line in cells:
             aligned = (
-                cell.ljust(width) if i < table.num_texts else cell.rjust(width)
+                cell.ljust(width) if table.is_text(i) else cell.rjust(width)
                 for i, (cell, width) in enumerate(zip(line, widths, strict=True))
             )
             yield "  ".join(aligned).rstrip()

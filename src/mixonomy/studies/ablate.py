@@ -86,7 +86,7 @@ def base_recipe(source: str, *, is_quick: bool, epochs: float | None = None, tra
         image_size=side,
         augment=Augment(crop="pad", pad=side // 8, flip=source != "digits"),
         optim=Optim(name="adamw", lr=2e-3, weight_decay=0.1, clip=1.0),
-        duration=f"{epochs if epochs is not None else 4 if is_quick else 6:g} epochs",
+        duration=f"{epochs if epochs is not None else 12:g} epochs",
         batch_size=64,
         keep="last",
     )

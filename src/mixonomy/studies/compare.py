@@ -26,14 +26,15 @@ from mixonomy.recipe import Optim, Recipe, changed
 from mixonomy.recipes import choose_recipe
 from mixonomy.rows import Origin, Row, make_row, origin_of
 from mixonomy.runs import RunFolder, environment, write_json
-from mixonomy.studies.compared import EPOCHS, SECONDS, SETTINGS, found_of
+from mixonomy.stopping import Interrupted
+from mixonomy.studies.compared import EDGE, EPOCHS, SECONDS, SETTINGS, found_of
 from mixonomy.studies.contenders import Contender
 from mixonomy.studies.study import DataOf, Planned, Study, rows_of, write_results
 from mixonomy.sweeping import remembering_failure
 from mixonomy.training import Diverged, train
 
 NAME = "compare"
-LRS = (3e-4, 1e-3, 3e-3)  # AdamW, fresh weights
+LRS = (3e-4, 1e-3, 3e-3, 1e-2)  # AdamW, fresh weights; short trainings of small models want the larger ones
 FINE_TUNING = 0.1  # of them where weights are pre-trained; source: none
 TRIAL = 0.25  # of the shorter training
 SAME = 0.05  # two lengths that differ by less are one
@@ -147,7 +148,8 @@ def compare(
     """Measures costs, chooses learning rates, trains, and writes OUT/rows.jsonl and OUT/compare.html.
 
     The lengths that follow from the measured speeds are kept in OUT/plan.json, so that the same command goes on. A
-    model that fails has rows that say why, and the others go on.
+    model that fails has rows that say why, and the others go on. Rows and page of a comparison that is interrupted are
+    of the models that were finished.
 
     Raises:
       ValueError: if OUT holds another comparison, or the data is not there.
@@ -156,26 +158,42 @@ def compare(
     runtime, console = runtime or Runtime(), console or Console(quiet=True)
     data_of = DataOf(runtime)
     plan = _plan(asked, out, data_of, runtime, console)
-    where = origin_of(plan["environment"], runtime.device, command)
     rows: list[Row] = []
-    for contender in asked.contenders:
-        about: dict[str, Any] = {"study": NAME, "model": contender.name, "data": asked.base.data.source}
-        cost, steps = plan["costs"][contender.name], plan["steps"].get(contender.name)
-        if steps is None:
-            rows.append(make_row(where, metric="top1", value=None, unit="share", n=0, note=cost["error"], **about))
-            continue
-        rows += _cost_rows(where, cost, plan["batch_size"], contender.note, about)
-        try:
-            lr, trials = _chosen(asked, contender, plan, out, data_of, runtime, console, command)
-        except Diverged as error:
-            note = f"no learning rate trained to its end: {error.what}"
-            rows.append(make_row(where, metric="top1", value=None, unit="share", n=0, note=note, **about))
-            continue
-        rows.append(make_row(where, metric="lr", value=lr, unit="", note=trials["note"], **about))
-        rows.append(make_row(where, metric="sweep_seconds", value=trials["seconds"], unit="s", **about))
-        rows += _final_rows(asked, contender, lr, steps, plan, out, data_of, runtime, console, command)
+    try:
+        for contender in asked.contenders:
+            rows += _contender_rows(asked, contender, plan, out, data_of, runtime, console, command)
+    except Interrupted:
+        write_results(STUDY, out, rows)
+        raise
     write_results(STUDY, out, rows)
     return rows
+
+
+def _contender_rows(
+    asked: Comparison,
+    contender: Contender,
+    plan: dict[str, Any],
+    out: Path,
+    data_of: DataOf,
+    runtime: Runtime,
+    console: Console,
+    command: str,
+) -> list[Row]:
+    """All rows of one contender, once it is trained; of one that fails the row that says why."""
+    where = origin_of(plan["environment"], runtime.device, command)
+    about: dict[str, Any] = {"study": NAME, "model": contender.name, "data": asked.base.data.source}
+    cost, steps = plan["costs"][contender.name], plan["steps"].get(contender.name)
+    if steps is None:
+        return [make_row(where, metric="top1", value=None, unit="share", n=0, note=cost["error"], **about)]
+    rows = [*_cost_rows(where, cost, plan["batch_size"], contender.note, about)]
+    try:
+        lr, trials = _chosen(asked, contender, plan, out, data_of, runtime, console, command)
+    except Diverged as error:
+        note = f"no learning rate trained to its end: {error.what}"
+        return [*rows, make_row(where, metric="top1", value=None, unit="share", n=0, note=note, **about)]
+    rows.append(make_row(where, metric="lr", value=lr, unit="", note=trials["note"], **about))
+    rows.append(make_row(where, metric="sweep_seconds", value=trials["seconds"], unit="s", **about))
+    return [*rows, *_final_rows(asked, contender, lr, steps, plan, out, data_of, runtime, console, command)]
 
 
 STUDY = Study(NAME, (), found_of)
@@ -314,7 +332,7 @@ def _chosen(
     lr = max(scores, key=lambda rate: scores[rate])
     said = ", ".join(f"{rate:g}: {100 * score:.2f} %" for rate, score in scores.items())
     rates = asked.rates(contender)
-    edge = "; at the edge of what was tried" if len(rates) > 2 and lr in (min(rates), max(rates)) else ""
+    edge = f"; {EDGE}" if len(rates) > 2 and lr in (min(rates), max(rates)) else ""
     return lr, {"seconds": seconds, "note": f"validation top-1 after {steps} steps: {said}{edge}"}
 
 

@@ -1,5 +1,6 @@
 """What rows of a comparison say: tables, Pareto fronts, and a recommendation with its uncertainty."""
 
+import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from mixonomy.studies.study import Values, failures, percent, values_of
 SECONDS, EPOCHS = "equal seconds", "equal epochs"
 SETTINGS = (SECONDS, EPOCHS)
 FRONT = 5  # colour of the line of the front
+MIXER = re.compile(r"(timm:)?mixer[-_]")
+EDGE = "at the edge of what was tried"  # in the note of a learning rate
 MUCH = 1.5  # times as fast or as small, from which a saving is worth a sentence
 
 
@@ -64,10 +67,11 @@ def found_of(rows: Sequence[Row]) -> Found:
             if not found:
                 continue
             if setting == SECONDS:
-                said += [f"{source}: {text}" if of else text for text in recommendation(found)]
+                texts = [*recommendation(found), *standing_of_mixers(found), *at_the_edge(rows, source, found)]
                 recommended[source] = best(found).model
             else:
-                said += [f"{source}: {text}" if of else text for text in at_equal_epochs(found)]
+                texts = [*at_equal_epochs(found), *standing_of_mixers(found)]
+            said += [f"{source}: {text}" if of else text for text in texts]
             figures += _figures(found, source, setting)
             tables.append(_scores(found, source, setting))
         if found := entries(rows, source, EPOCHS) or entries(rows, source, SECONDS):
@@ -172,6 +176,38 @@ def recommendation(found: Sequence[Entry]) -> Iterator[str]:
             ratio = cost(winner) / max(cost(other), 1e-12)
             how = f"{ratio:.1f} times {unit}" if unit == "as fast" else f"1/{ratio:.1f} {unit}"
             yield f"{other.model} {name} {how} and gives up {100 * (winner.top1.mean - other.top1.mean):.2f} points."
+
+
+def standing_of_mixers(found: Sequence[Entry]) -> Iterator[str]:
+    """What each Mixer beats and by what it is beaten; nothing where it stands alone."""
+    for entry in found:
+        if not MIXER.match(entry.model) or len(found) < 2:
+            continue
+        by_standing: dict[str, list[str]] = {}
+        for other in found:
+            if other is not entry:
+                difference = paired(other.top1, entry.top1)
+                by_standing.setdefault(_standing(difference), []).append(f"{other.model} ({points(difference)})")
+        said = "; ".join(f"{standing} {', '.join(names)}" for standing, names in sorted(by_standing.items()))
+        place = 1 + sum(other.top1.mean > entry.top1.mean for other in found)
+        yield f"{entry.model} comes {place}. of {len(found)}, in points: {said}."
+
+
+def _standing(difference: Difference) -> str:
+    interval = difference.interval()
+    if interval is None:
+        return "of one seed, against"
+    return "ahead of" if interval[0] > 0 else "behind" if interval[1] < 0 else "not clearly ahead of or behind"
+
+
+def at_the_edge(rows: Sequence[Row], source: str, found: Sequence[Entry]) -> Iterator[str]:
+    """The models whose best learning rate was the largest or smallest that was tried."""
+    at_edge = {
+        row["model"] for row in rows if row["metric"] == "lr" and row["data"] == source and EDGE in row.get("note", "")
+    }
+    words = ", ".join(f"{entry.model} ({entry.lr:g})" for entry in found if entry.model in at_edge)
+    if words:
+        yield f"The best learning rate is at the edge of those tried, so others may serve better, for {words}."
 
 
 def at_equal_epochs(found: Sequence[Entry]) -> Iterator[str]:

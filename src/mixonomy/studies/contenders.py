@@ -11,8 +11,8 @@ from mixonomy.models.timm_stem import SMALL_SIDE
 from mixonomy.recipe import Model
 
 PRETRAINED = "pretrained"
-# Sizes for a CPU; patches and stems follow the image, see `contender`. Source: none; a core that multiplies bf16 trains
-# each of them on 150 to 400 images of 32 pixels a second.
+# Sizes for a CPU; patches and stems follow the image, see `contender`. Source: none; chosen so that a step takes
+# about as long for all, within a factor of three at 32 pixels on a core that multiplies bf16.
 SMALL: dict[str, dict[str, Any]] = {
     "mixer-small": {
         "name": "mixer",

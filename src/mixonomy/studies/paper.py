@@ -21,7 +21,8 @@ from mixonomy.rows import Row, read
 
 NAME = "paper"
 IN_PACKAGE, IN_REPOSITORY = Path(__file__).parents[1] / "results", Path(__file__).parents[3] / "results"
-RECIPES = {"ImageNet-1k": "imagenet1k", "ImageNet-21k": "imagenet21k", "JFT-300M": "jft"}
+WEB = "web images with text"  # ALIGN's data
+RECIPES = {"ImageNet-1k": "imagenet1k", "ImageNet-21k": "imagenet21k", "JFT-300M": "jft", WEB: "jft"}
 # Published weights by which entries can be scored without pre-training; see `mixonomy list weights`.
 WEIGHTS = {
     ("mixer-b/16", "ImageNet-1k"): "timm:mixer_b16_224.goog_in21k_ft_in1k",
@@ -33,9 +34,21 @@ TIMM = {
     "BiT-R50x1": "timm:resnetv2_50x1_bit",
     "BiT-R152x2": "timm:resnetv2_152x2_bit",
     "BiT-R152x4": "timm:resnetv2_152x4_bit",
-    "BiT-R50x2": None,
-    "HaloNet (H4, base 128, Conv-12)": None,
-    "NFNet-F4+": None,
+    "ALIGN (EffNet-L2)": "timm:efficientnet_l2",
+}
+# Models that timm does not have -> the nearest that it has.
+NEAREST = {
+    "BiT-R50x2": "timm:resnetv2_50x3_bit",
+    "BiT-R152x1": "timm:resnetv2_101x1_bit",
+    "BiT-R200x3": "timm:resnetv2_152x4_bit",
+    "HaloNet (H4, base 128, Conv-12)": "timm:halonet50ts",
+    "NFNet-F4+": "timm:nfnet_f4",
+    "MPL (EffNet-B6-Wide)": "timm:efficientnet_b6",
+}
+# What is said of a model's training, where this project cannot train it so.
+METHODS = {
+    "MPL (EffNet-B6-Wide)": "pseudo-labels of a teacher that learns with it, for which there is no command",
+    "ALIGN (EffNet-L2)": "1.8 billion captions and a model of text, for which there is no command",
 }
 FIGURES = (
     ("figure 2, right", "accuracy against the size of the pre-training data", "scale"),
@@ -57,7 +70,7 @@ class Entry:
       ours: in the same unit; None where it was not run.
       ours_from: where ours is from, or what differs.
       needs: data and hardware, where it was not run.
-      command: that gives it; empty if there is none.
+      command: that gives it.
     """
 
     table: str
@@ -109,6 +122,7 @@ def found_of(found: Sequence[Entry], results: Path) -> Found:
             ("model", "trained on", "what", "published", "ours", "from, or what it needs", "command"),
             tuple(_line(entry) for entry in found if entry.table == table),
             3,
+            num_last_texts=2,
         )
         for table in dict.fromkeys(entry.table for entry in found)
     ]
@@ -184,10 +198,19 @@ def _measured(row: Row, measured: Sequence[Row]) -> Row | None:
 
 
 def _way(model: str, trained_on: str, metric: str, data: str) -> tuple[str, str]:
-    """(what it needs, the command); an empty command where this project has no such model."""
-    ours = model if model in {name for family in FAMILIES.values() for name in family.specs} else TIMM.get(model)
-    if ours is None:
-        return "a model that this project does not have", ""
+    """(what it needs, the command); that of the nearest model where there is no such one, which is said."""
+    known = {name for family in FAMILIES.values() for name in family.specs}
+    has_method = model not in METHODS or metric == "images_per_s_core"
+    method = "" if has_method else f"{METHODS[model]}; "
+    if model in known or model in TIMM:
+        needs, command = _way_of(model, TIMM.get(model, model), trained_on, metric, data)
+        return f"{method}{needs}", command
+    needs, command = _way_of(model, NEAREST[model], trained_on, metric, data)
+    return f"{method}a network that timm does not have, its nearest is {NEAREST[model]}; {needs}", command
+
+
+def _way_of(model: str, ours: str, trained_on: str, metric: str, data: str) -> tuple[str, str]:
+    """The same for a model that `create` calls `ours`."""
     if metric == "images_per_s_core":
         return "a TPUv3 core for the paper's number; any machine for its own", f"mixonomy bench infer --model {ours}"
     if metric == "few_shot_loss":
@@ -195,8 +218,9 @@ def _way(model: str, trained_on: str, metric: str, data: str) -> tuple[str, str]
     pixels = " --image-size 448" if "at 448" in data else ""
     weights = WEIGHTS.get((model, trained_on))
     train = f"mixonomy train --recipe {RECIPES.get(trained_on, 'imagenet1k')} --model {ours}"
-    if trained_on == "JFT-300M":
-        needs = "JFT-300M, which is private (any weakly labelled images serve the command), and a cluster of GPUs"
+    if trained_on in ("JFT-300M", WEB):
+        what = "JFT-300M, which is private" if trained_on == "JFT-300M" else f"{WEB}, which are private"
+        needs = f"{what} (any weakly labelled images serve the command), and a cluster of GPUs"
         train += " --data shards:WEAK_LABELS"
     elif trained_on == "ImageNet-21k":
         needs = "ImageNet-21k (14 M images) and days of 8 GPUs" if weights is None else "published weights, a GPU"

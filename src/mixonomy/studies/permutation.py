@@ -108,7 +108,7 @@ def size_of(
             name="convmixer", patch_size=patch, hidden_dim=width * 3 // 2, num_blocks=blocks, kernel_size=5
         ),
     }
-    length = epochs if epochs is not None else 6 if is_quick else 1
+    length = epochs if epochs is not None else 12 if is_quick else 1
     recipe = Recipe(
         name=f"study-{NAME}",
         data=Data(source=source, val_share=0.04, eval_crop="squash", train_images=train_images),
@@ -276,11 +276,10 @@ def _sentences(model: str, top: Sequence[Values], differences: Sequence[Differen
     for pipeline, values, difference in zip(PIPELINES[1:], top[1:], differences, strict=True):
         if difference.n:
             share = -difference.mean / top[0].mean
-            verdict = difference.verdict()
+            verdict, kind = difference.verdict(), "a loss" if share >= 0 else "a gain"
             yield (
                 f"{model}, {pipeline} shuffle: {percent(values)} % against {percent(top[0])} % test top-1, "
-                f"{points(difference)} points ({verdict}), {'a loss' if share >= 0 else 'a gain'} of {abs(share):.0%} "
-                f"(n = {difference.n})."
+                f"{points(difference)} points ({verdict}), {kind} of {100 * abs(share):.0f} % (n = {difference.n})."
             )
 
 
@@ -299,7 +298,7 @@ def _against_the_mixer(rows: Sequence[Row], models: Sequence[str], of: dict[tupl
                 )
                 losses.append(less(plain, shuffled))
             difference = paired(*losses)
-            if difference.n:
+            if difference.n > 1:
                 verdict = difference.verdict()
                 words = {"better": "loses less than", "worse": "loses more than"}
                 said = words.get(verdict, f"does not clearly lose less or more ({verdict}) than")

@@ -28,8 +28,9 @@ NAME = "scale"
 FRACTIONS = (3, 10, 30, 100)  # % of the images; Source: MLP-Mixer paper, section 3.3
 SIZES = {"tiny": (32, 4), "small": (64, 4), "base": (128, 6)}  # channels and blocks
 QUICK_SIZES = {"tiny": (16, 2), "small": (32, 3), "base": (48, 4)}
-RESOLUTION = "small"  # the size that is fine-tuned at other resolutions
-RESOLUTIONS = (1, 2)  # times the side that it was trained at
+RESOLUTION = "small"  # the size that is trained at half the side, then fine-tuned at that and at the whole
+TUNED = " pixels"  # the end of the names of those
+TUNING_LR, TUNING_STEPS = 0.25, 0.5  # times those of the trainings; source: none
 TOKENS = (1, 2, 3, 4)  # times the side, for the cost of an image
 SCORED = 2_000  # training images that are scored beside the test images
 
@@ -53,16 +54,19 @@ def sizes_of(source: str, *, is_quick: bool) -> dict[str, Model]:
 def base_recipe(source: str, *, is_quick: bool, steps: int | None = None) -> Recipe:
     """What all trainings share; the model and the number of images are changed.
 
+    Images are mirrored and no more: shifted ones are so many that few images are hardly overfitted in so short a
+    training.
+
     Args:
       steps: of every training, in place of the study's own.
     """
     side = 8 if source == "digits" else 32
-    steps = steps or (100 if is_quick else 800)
+    steps = steps or (200 if is_quick else 800)
     return Recipe(
         name=f"study-{NAME}",
         data=Data(source=source, val_share=0.1, eval_crop="squash"),
         image_size=side,
-        augment=Augment(crop="pad", pad=side // 8, flip=source != "digits"),
+        augment=Augment(flip=source != "digits"),
         optim=Optim(name="adamw", lr=2e-3, weight_decay=0.1, clip=1.0),
         duration=f"{steps} steps",
         eval_every=f"{max(steps // 6, 1)} steps",
@@ -100,31 +104,28 @@ def scale(
                 where = f"{base.data.source}, {fraction} %"
                 planned.append(Planned(f"Mixer {name}", where, recipe, measure=measured))
         if RESOLUTION in sizes and 100 in fractions:
-            first = next(each for each in planned if _is_start(each, seed))
-            planned += _fine_tuned(first, out)
+            planned += _tuned(changed(base, seed=seed, model=sizes[RESOLUTION]), out)
     return Study(NAME, tuple(planned), read)
 
 
-def _is_start(planned: Planned, seed: int) -> bool:
-    is_whole = planned.data.endswith(", 100 %") and planned.model == f"Mixer {RESOLUTION}"
-    return is_whole and planned.recipe.seed == seed
-
-
-def _fine_tuned(start: Planned, out: Path) -> Iterator[Planned]:
-    """The weights of one run fine-tuned for a quarter of its steps, at each resolution."""
-    recipe = start.recipe
+def _tuned(recipe: Recipe, out: Path) -> Iterator[Planned]:
+    """A training at half the side, and its weights fine-tuned at that side and at the whole."""
+    where, name = f"{recipe.data.source}, 100 %", f"Mixer {RESOLUTION}"
     side, steps = recipe.height_width[0], int(recipe.duration.split()[0])
-    for factor in RESOLUTIONS:
-        size = side * factor
+    half = side // 2
+    small = changed(recipe, image_size=half)
+    start = Planned(f"{name}, trained at {half}{TUNED}", where, small, measure=measured)
+    yield start
+    assert recipe.optim.lr is not None, "the base recipe has one"
+    for size in (half, side):
         tuned = changed(
-            recipe,
+            small,
             init=str(out / start.folder),
             image_size=size,
-            augment={"pad": max(size // 8, 1)},
-            optim={"lr": recipe.optim.lr / 10 if recipe.optim.lr else None},
-            duration=f"{max(steps // 4, 1)} steps",
+            optim={"lr": recipe.optim.lr * TUNING_LR},
+            duration=f"{max(round(steps * TUNING_STEPS), 1)} steps",
         )
-        yield Planned(f"{start.model}, fine-tuned at {size} pixels", start.data, tuned, measure=measured)
+        yield Planned(f"{name}, fine-tuned at {size}{TUNED}", where, tuned, measure=measured)
 
 
 def measured(run: Finished) -> Iterator[Number]:
@@ -139,7 +140,7 @@ def measured(run: Finished) -> Iterator[Number]:
     height, width = predictor.preprocessing.image_size
     yield Number("macs", _macs(model.cpu(), run.opened.source.channels, (height, width)), "MACs/image")
     recipe = run.planned.recipe
-    if recipe.init is None and run.planned.data.endswith(", 100 %"):
+    if run.planned.data.endswith(", 100 %") and not run.planned.model.endswith(TUNED):
         for factor in TOKENS:
             size = (height * factor, width * factor)
             fresh = create_from(recipe.model, num_classes=10, image_size=size, in_channels=3)
@@ -164,7 +165,7 @@ def read(rows: Sequence[Row]) -> Found:
     """What the rows say: accuracy by size and share, the gap between train and test, fitted curves, resolutions."""
     if not rows:
         return Found("Scale", ())
-    models = [m for m in dict.fromkeys(row["model"] for row in rows) if "fine-tuned" not in m]
+    models = [m for m in dict.fromkeys(row["model"] for row in rows) if not m.endswith(TUNED)]
     shares = sorted({_share(row["data"]) for row in rows})
     source = rows[0]["data"].rpartition(", ")[0]
     grid = {(m, s): f"{source}, {s} %" for m in models for s in shares}
@@ -176,8 +177,7 @@ def read(rows: Sequence[Row]) -> Found:
             fits[model] = fit
     said += _sentences(rows, models, shares, grid)
     said += [f"{model}: test error falls as images^-{b:.2f} (fitted to its means)." for model, (_, b) in fits.items()]
-    linear = _linear(rows)
-    said += [linear] if linear else []
+    said += [text for text in (_linear(rows), _said_of_resolution(rows)) if text]
     head = "model|images|share|test top-1, %|train top-1, %|train less test|parameters|MMACs|s|n".split("|")
     note = (
         "Every training has the same number of steps; the weights with the best validation score count. Train is "
@@ -250,23 +250,23 @@ def _sentences(
                 verdict = difference.verdict()
                 yield f"{large} less {small} with {share} % of the images: {points(difference)} points ({verdict})."
         gaps = paired(*(less(trains[model, few], tops[model, few]) for model in (small, large)))
-        if gaps.n:
+        if gaps.n > 1:
             yield (
                 f"With {few} % of the images the train accuracy of {large} is {_farther(gaps)} its test accuracy than "
                 f"that of {small}: {points(gaps)} points."
             )
         gains = paired(*(less(tops[model, most], tops[model, few]) for model in (small, large)))
-        if few != most and gains.n:
+        if few != most and gains.n > 1:
             yield f"From {few} to {most} % of the images {large} gains {_more(gains)} {small}: {points(gains)} points."
 
 
 def _farther(gaps: Difference) -> str:
-    words = {"better": "farther above", "worse": "less far above", "one seed": "of one seed, farther above or not,"}
+    words = {"better": "farther above", "worse": "less far above"}
     return words.get(gaps.verdict(), "not clearly farther above")
 
 
 def _more(gains: Difference) -> str:
-    words = {"better": "more than", "worse": "less than", "one seed": "(of one seed) more or less than"}
+    words = {"better": "more than", "worse": "less than"}
     return words.get(gains.verdict(), "not clearly more or less than")
 
 
@@ -283,26 +283,46 @@ def _linear(rows: Sequence[Row]) -> str:
     if not found:
         return ""
     return (
-        f"With D_S fixed, the cost of a Mixer is linear in its tokens: MACs of a token differ by {worst:.2%} at most."
+        "With D_S fixed, the cost of a Mixer is linear in its tokens: MACs of a token differ by "
+        f"{100 * worst:.2f} % at most."
     )
 
 
 def _resolutions(rows: Sequence[Row]) -> Table | None:
-    """Fine-tuned at several resolutions, beside the run that they start from."""
-    names = [name for name in dict.fromkeys(row["model"] for row in rows) if "fine-tuned" in name]
-    if not names:
-        return None
-    first = values_of(rows, "top1", model=names[0])
+    """The training at half the side, and its weights fine-tuned at that side and at the whole."""
     lines = []
+    names = [name for name in dict.fromkeys(row["model"] for row in rows) if name.endswith(TUNED)]
     for name in names:
-        top = values_of(rows, "top1", model=name)
-        params, macs = (values_of(rows, metric, model=name) for metric in ("params", "macs"))
-        if top.n:
-            cells = (percent(top), points(paired(first, top)), f"{params.mean:,.0f}", f"{macs.mean / 1e6:,.1f}")
-            lines.append((name, *cells, f"{top.n}"))
-    note = "At k times the side, the paper's scheme has k^2 times the tokens and D_S, and token MLPs cost k^4."
-    head = ("model", "test top-1, %", "less the first", "parameters", "MMACs", "n")
+        top, first = (values_of(rows, "top1", model=each) for each in (name, names[0]))
+        params, macs, seconds = (values_of(rows, metric, model=name) for metric in ("params", "macs", "seconds"))
+        if top.n and params.n and macs.n and seconds.n:
+            less_first = "–" if name == names[0] else points(paired(first, top))
+            costs = (f"{params.mean:,.0f}", f"{macs.mean / 1e6:,.1f}", f"{seconds.mean:,.0f}")
+            lines.append((name, percent(top), less_first, *costs, f"{top.n}"))
+    if not lines:
+        return None
+    note = (
+        "At k times the side, the paper's scheme has k^2 times the tokens and D_S, and token MLPs cost k^4. "
+        f"Fine-tuning has {100 * TUNING_STEPS:g} % of the steps at {100 * TUNING_LR:g} % of the learning rate."
+    )
+    head = ("model", "test top-1, %", "less the first", "parameters", "MMACs", "s", "n")
     return Table("Fine-tuning resolution", head, tuple(lines), num_texts=1, note=note)
+
+
+def _said_of_resolution(rows: Sequence[Row]) -> str:
+    """Whether fine-tuning at the whole side pays against fine-tuning at half of it, for as many steps."""
+    names = [name for name in dict.fromkeys(row["model"] for row in rows) if "fine-tuned" in name]
+    if len(names) < 2:
+        return ""
+    low, high = (values_of(rows, "top1", model=name) for name in names[:2])
+    costs = [values_of(rows, "macs", model=name) for name in names[:2]]
+    difference = paired(low, high)
+    if not (difference.n and all(cost.n for cost in costs)):
+        return ""
+    return (
+        f"{names[1]} less {names[0].partition(', ')[2]}, from the same weights: {points(difference)} points "
+        f"({difference.verdict()}), at {costs[1].mean / costs[0].mean:.1f} times the MACs."
+    )
 
 
 def _token_table(rows: Sequence[Row], models: Sequence[str]) -> Table | None:

@@ -184,6 +184,7 @@ def read(rows: Sequence[Row]) -> Found:
     ]
     for metric, label in (
         ("frequency", "Frequency of token-mixing units, cycles per token"),
+        ("mirror", "Symmetry of a unit, |cosine| with its mirror image"),
         ("opposite", "Nearest opposite of a unit, cosine"),
         ("radius", "Spread of a unit, share of a constant map's"),
         ("mixing_rank", "Effective rank of the token mixing, share of S"),
