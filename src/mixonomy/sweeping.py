@@ -107,7 +107,7 @@ def sweep(
     Raises:
       ValueError: for a grid that does not fit the recipe, the data or the folder, before anything is trained.
       Diverged: if every combination does, or the training on all images.
-      Interrupted: after Ctrl-C, once everything is saved.
+      Interrupted: after Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, once everything is saved.
     """
     runtime, console, folder = runtime or Runtime(), console or Console(quiet=True), RunFolder(out)
     parallel.only_alone("a sweep")

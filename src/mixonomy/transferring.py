@@ -106,7 +106,7 @@ def transfer(
     Raises:
       ValueError: if the folder holds another transfer, the model cannot have one of the sizes, or a task's data is
         broken or not what the suite says; before anything is trained.
-      Interrupted: after Ctrl-C, once everything is saved.
+      Interrupted: after Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, once everything is saved.
     """
     protocol, runtime, console = protocol or Protocol(), runtime or Runtime(), console or Console(quiet=True)
     out, model = Path(out), load(init)

@@ -3,11 +3,13 @@
 import json
 import re
 import time
+from dataclasses import replace
 
 import pytest
 
 from mixonomy.cli import main, study_training
 from mixonomy.cli.study_training import StudyOptions, few_images
+from mixonomy.data import open_source
 
 
 @pytest.mark.slow
@@ -76,6 +78,11 @@ def test_quick_takes_some_images_of_a_large_source(monkeypatch):
     assert few_images("digits", StudyOptions(quick=True)) is None, "there are fewer"
     monkeypatch.setattr(study_training, "QUICK_IMAGES", 100)
     assert few_images("digits", StudyOptions(quick=True)) == 100 and few_images("digits", StudyOptions()) is None
+    digits = open_source("digits")
+    only_train = replace(digits, splits={"train": digits.splits["train"]})  # a tenth of it will be the test images
+    monkeypatch.setattr(study_training, "QUICK_IMAGES", len(digits.splits["train"]) - 1)
+    monkeypatch.setattr("mixonomy.data.open_source", lambda source, root: only_train)
+    assert few_images("digits", StudyOptions(quick=True)) is None
 
 
 @pytest.mark.very_slow

@@ -62,7 +62,9 @@ def test_no_training_takes_more_than_the_budget():
 
 def test_small_images_get_small_patches():
     assert contender("mixer-s/16", 32).model.patch_size == 4 and "patches of 4" in contender("mixer-s/16", 32).note
-    assert contender("mixer-s/16", 224).model.patch_size is None
+    assert contender("mixer-s/16", 224).model.patch_size is None and contender("mixer-s/16", 227).model
+    with pytest.raises(ValueError, match="31 pixels a side cannot be cut .* use 32 pixels"):
+        contender("mixer-small", 31)
     assert contender("convmixer-small", 32).model.patch_size == 2 and contender("vit-small", 64).model.patch_size == 8
     assert contender("mixer-small", 28).model.patch_size == 4 and contender("convmixer-small", 28).model.patch_size == 2
     assert (

@@ -50,10 +50,10 @@ def few_images(source: str, options: StudyOptions) -> int | None:
     """How many training images --quick takes of a source that has more than enough; None for all, and without it."""
     if not options.quick or options.rows is not None:
         return None
-    from mixonomy.data import open_source
+    from mixonomy.data import open_source, plan_splits
 
-    splits = open_source(source, options.data_root).splits
-    return QUICK_IMAGES if sum(len(splits.get(name, ())) for name in ("train", "val")) > QUICK_IMAGES else None
+    plan = plan_splits(open_source(source, options.data_root), 0.0)
+    return QUICK_IMAGES if len(plan.train) + len(plan.val or ()) > QUICK_IMAGES else None
 
 
 def show(name: str, options: StudyOptions, argv: Sequence[str], study: "Callable[[], Study]") -> int:

@@ -153,7 +153,7 @@ def compare(
 
     Raises:
       ValueError: if OUT holds another comparison, or the data is not there.
-      Interrupted: after Ctrl-C, once everything is saved.
+      Interrupted: after Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, once everything is saved.
     """
     runtime, console = runtime or Runtime(), console or Console(quiet=True)
     data_of = DataOf(runtime)

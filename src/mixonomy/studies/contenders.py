@@ -69,7 +69,8 @@ def contender(name: str, image_size: int, *, is_pretrained: bool = False) -> Con
       image_size: pixels a side.
       is_pretrained: whether a name of a model stands for its published weights.
     Raises:
-      ValueError: for an unknown name, and for a model without published weights where they are asked for.
+      ValueError: for an unknown name, an image that patches cannot divide, and for a model without published weights
+        where they are asked for.
     """
     if name in SMALL:
         if is_pretrained:
@@ -90,10 +91,10 @@ def contender(name: str, image_size: int, *, is_pretrained: bool = False) -> Con
     if name.startswith(PREFIX):
         parts_of(name)  # an unknown one is refused
         return Contender(name, Model(name=name))
-    family, patch = FAMILIES[family_of(name)], patch_of(image_size, 8)
+    family = FAMILIES[family_of(name)]
     if name not in family.specs:
         raise ValueError(f"{name} is a family without sizes; use {name}-small, or a name with sizes.")
-    if image_size <= SMALL_SIDE and family.specs[name].patch_size > patch:
+    if image_size <= SMALL_SIDE and family.specs[name].patch_size > (patch := patch_of(image_size, 8)):
         return Contender(name, Model(name=name, patch_size=patch), note=f"patches of {patch} pixels")
     return Contender(name, Model(name=name))
 
@@ -102,9 +103,18 @@ def patch_of(image_size: int, grid: int) -> int:
     """The patch size that divides the image into the number of patches a side nearest to `grid`.
 
     Of two as near, the larger patch.
+
+    Raises:
+      ValueError: if there is none between half and twice as many.
     """
     sizes = [size for size in range(image_size, 0, -1) if image_size % size == 0]
-    return min(sizes, key=lambda size: abs(image_size // size - grid))
+    size = min(sizes, key=lambda size: abs(image_size // size - grid))
+    if not grid / 2 <= image_size // size <= 2 * grid:
+        near = max(round(image_size / grid), 1) * grid
+        raise ValueError(
+            f"images of {image_size} pixels a side cannot be cut into about {grid} x {grid} patches; use {near} pixels."
+        )
+    return size
 
 
 def _is_weights(name: str) -> bool:

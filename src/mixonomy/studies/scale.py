@@ -131,7 +131,8 @@ def _tuned(recipe: Recipe, out: Path) -> Iterator[Planned]:
 def measured(run: Finished) -> Iterator[Number]:
     """Accuracy on training images as evaluation sees them, and what an image costs."""
     plan, model = run.opened.plan, run.model()
-    train = plan.train.pick(np.arange(min(SCORED, len(plan.train))))
+    scored = np.linspace(0, len(plan.train) - 1, min(SCORED, len(plan.train)))  # of all classes, if they are sorted
+    train = plan.train.pick(scored.astype(np.int64))
     predictor = predictor_of(model, run.runtime.device)
     batches = data.EvalData(train, predictor.preprocessing).batches()
     scores = dict(score(predictor, batches, Classification(len(run.opened.source.class_names))).scores())

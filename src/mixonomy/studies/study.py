@@ -131,7 +131,7 @@ def run(
       The rows, in the order of the planned runs.
     Raises:
       ValueError: if two planned runs have one name, a folder holds another run, or a recipe does not fit its data.
-      Interrupted: after Ctrl-C, once everything is saved.
+      Interrupted: after Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, once everything is saved.
     """
     runtime, console, out = runtime or Runtime(), console or Console(quiet=True), Path(out)
     folders = [planned.folder for planned in study.planned]
