@@ -23,7 +23,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=2, help="turns of each setting")
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=BATCH_SIZES)
-    parser.add_argument("--settings", nargs="+", choices=[*infer.SETTINGS, *infer.MORE], default=list(infer.SETTINGS))
+    parser.add_argument(
+        "--settings", nargs="+", choices=[*infer.SETTINGS, *infer.COMPILED], default=list(infer.SETTINGS)
+    )
     parser.add_argument("--turn-s", type=float, default=1.0, help="seconds of each turn at each batch size")
     parser.add_argument("--quick", action="store_true", help="a tiny model and one round, to see that it works")
     parser.add_argument("--results", type=Path, default=RESULTS / "infer.jsonl")

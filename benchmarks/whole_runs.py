@@ -7,8 +7,8 @@ Each setting is a process of its own, on one thread. They take turns of some sec
 that whatever disturbs the machine disturbs all alike, and each is charged the processor's time that it used itself,
 with start, decoding, augmentation and the scoring of all test images after every epoch. What counts is the first epoch
 that scores the target. The schedule, whose length is given beforehand, is the same for all, see TARGETS. Before that
-the two models' logits are compared. Rows of a setting are written when it has ended; the same command goes on with
-those that have not, from their start.
+the two models' logits are compared. Rows of a setting are written when it has ended, with those of its ratio to
+ours; the same command goes on with those that have not, from their start.
 
 Same for all: model, batch, pad-crop, flip, label smoothing, linear decay of the rate, and no cutmix, which pays in
 longer trainings only. timm's parts: MlpMixer, create_loader, LabelSmoothingCrossEntropy, create_optimizer_v2 and
@@ -206,27 +206,31 @@ def in_turns(
     """
     found: dict[str, Epochs] = {name: [] for name in processes}
     failed = []
+    # By os.kill, not Popen's methods, which forget the times of a process that has ended.
     for process in processes.values():
-        process.send_signal(signal.SIGSTOP)
+        os.kill(process.pid, signal.SIGSTOP)
     running = dict(processes)
     while running:
         for name, process in list(running.items()):
-            process.send_signal(signal.SIGCONT)
+            os.kill(process.pid, signal.SIGCONT)
             until = time.monotonic() + TURN_S
-            while time.monotonic() < until and process.poll() is None:
+            has_ended = is_done = False
+            while not (has_ended or is_done) and time.monotonic() < until:
                 time.sleep(0.2)
-                tops = _tops(scores[name])
-                if len(tops) > len(found[name]):
+                # Asked before its scores are read: then there are no more.
+                has_ended = psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
+                for top in _tops(scores[name])[len(found[name]) :]:
                     times = psutil.Process(process.pid).cpu_times()
-                    found[name].append((times.user + times.system, tops[-1]))
-                    print(f"{name}: epoch {len(tops)}, top-1 {tops[-1]:.4f}, {found[name][-1][0]:.0f} s", flush=True)
-            is_done = any(top >= target for _, top in found[name])
-            if process.poll() is None and not is_done:
-                process.send_signal(signal.SIGSTOP)
+                    found[name].append((times.user + times.system, top))
+                    print(f"{name}: epoch {len(found[name])}, top-1 {top:.4f}, {found[name][-1][0]:.0f} s", flush=True)
+                is_done = any(top >= target for _, top in found[name])
+            if not (has_ended or is_done):
+                os.kill(process.pid, signal.SIGSTOP)
                 continue
             del running[name]
-            if is_done or (process.returncode == 0 and found[name]):
-                process.kill()
+            process.kill()
+            status = process.wait()
+            if is_done or (status == 0 and found[name]):
                 ended(name, found[name])
             else:
                 print(f"{name} failed; see what it said above.", file=sys.stderr)
@@ -248,17 +252,25 @@ def rows_of(data: str, setting: str, found: Epochs) -> list[Row]:
     ]
 
 
-def ratio_rows(data: str, found: Mapping[str, Epochs]) -> list[Row]:
-    """How many times as long as ours a setting took to the target and, with the spread over epochs, for an epoch."""
+def ratio_rows(data: str, done: Mapping[str, Mapping[str, Any]], settings: Sequence[str]) -> list[Row]:
+    """How many times as long as ours a setting took to the target and, with the spread over epochs, for an epoch.
+
+    Args:
+      done: of ours and each of `settings` what FOUND holds, "commit" and "epochs"; a note names commits that differ.
+    """
     rows, where = [], origin()
-    ours = reached(data, found[OURS])[0]
-    for setting, each in found.items():
+    ours = reached(data, done[OURS]["epochs"])[0]
+    for setting in settings:
+        each = done[setting]["epochs"]
         theirs = reached(data, each)[0]
         ratio = theirs / ours if theirs is not None and ours is not None else None
-        note = None if ratio is not None else "not reached"
-        about = _about(data, setting)
+        missed = dict.fromkeys(name for name, seconds in ((OURS, ours), (setting, theirs)) if seconds is None)
+        notes = [f"not reached by {' and '.join(missed)}"] if missed else []
+        if done[setting]["commit"] != done[OURS]["commit"]:
+            notes.append(f"at commit {done[setting]['commit']}, and ours at {done[OURS]['commit']}")
+        note, about = "; ".join(notes) or None, _about(data, setting)
         rows.append(make_row(where, **about, metric="ratio_ours", value=ratio, unit="ratio", n=1, note=note))
-        pairs = zip(epoch_seconds(each), epoch_seconds(found[OURS]), strict=False)  # one may have ended sooner
+        pairs = zip(epoch_seconds(each), epoch_seconds(done[OURS]["epochs"]), strict=False)  # one may have ended sooner
         ratios = [a / b for a, b in pairs]
         value, spread = middle(ratios)
         about |= {"value": value, "spread": spread, "n": len(ratios)}
@@ -323,7 +335,7 @@ def train_one(data: str, setting: str, prefix: Path, out: Path) -> None:
 
 
 def compare(data: str, settings: Sequence[str], runs: Path, data_root: str | None, results: Path) -> list[str]:
-    """Trains each setting that has not ended, writes its rows, and those of the ratios to ours.
+    """Trains each setting that has not ended, writes its rows, and those of its ratio to ours.
 
     Returns:
       Settings that failed.
@@ -338,8 +350,11 @@ def compare(data: str, settings: Sequence[str], runs: Path, data_root: str | Non
             shutil.rmtree(outs[name], ignore_errors=True)  # what was interrupted was not charged to the end
 
         def ended(name: str, found: Epochs) -> None:
-            (outs[name] / FOUND).write_text(json.dumps(found))
+            (outs[name] / FOUND).write_text(json.dumps({"commit": origin().commit, "epochs": found}))
             append(results, rows_of(data, name, found))
+            done = {each: json.loads((out / FOUND).read_text()) for each, out in outs.items() if (out / FOUND).exists()}
+            if OURS in done:  # of each pair when its second has ended: rows are not written again later
+                append(results, ratio_rows(data, done, list(done) if name == OURS else [name]))
 
         shared = [sys.executable, __file__, "--runs", str(runs), "--data", data, "--one"]
         processes = {
@@ -350,9 +365,6 @@ def compare(data: str, settings: Sequence[str], runs: Path, data_root: str | Non
         finally:
             for process in processes.values():
                 process.kill()
-    found = {name: json.loads((out / FOUND).read_text()) for name, out in outs.items() if name not in failed}
-    if OURS in found:
-        append(results, ratio_rows(data, found))
     return failed
 
 

@@ -6,8 +6,6 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 SECONDS = 300  # after which ranks that do not end are a failure
 
 _context = multiprocessing.get_context("forkserver")
@@ -56,7 +54,6 @@ def in_ranks(size: int, work: Callable[..., Any], *arguments: Any, store_port: i
 
 def _as_rank(to: Any, variables: dict[str, str], work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     os.environ.update(variables)
-    torch.set_num_threads(1)
     try:
         found = work(*arguments)
     except Exception as error:

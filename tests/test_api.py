@@ -224,3 +224,13 @@ def test_run_does_not_begin_among_the_images_of_its_data(tmp_path, monkeypatch):
         ):
             mx.train(recipe, out)
     assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ValueError, match="the run folder .* would lie in the data ~, "):
+        mx.train(changed(recipe, data={"source": "~"}), "runs/x")
+
+
+def test_run_may_lie_in_a_folder_that_is_called_like_a_known_data_set(tmp_path, monkeypatch):
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    recipe = changed(load_recipe("digits"), model=SMALL, duration="2 steps")
+    assert mx.train(recipe, "digits/r1").result["steps"] == 2

@@ -281,9 +281,8 @@ def torchrun(out: Path, *options: str) -> subprocess.Popen:
     """The command with two ranks."""
     where = ["--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}"]
     launcher = [sys.executable, "-m", "torch.distributed.run", *where, *options]
-    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*launcher, "-m", "mixonomy", "train", *LONG, "--out", str(out)]
-    return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def children(process: subprocess.Popen) -> list[int]:
@@ -332,7 +331,7 @@ def test_signal_to_torchrun_saves_and_the_same_command_goes_on(number, tmp_path)
 def test_ready_file_for_two_machines_trains_on_one_that_plays_both(tmp_path):
     script = Path(__file__).parents[1] / "examples/two_nodes.sh"
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    variables = {**os.environ, "PATH": path, "PORT": str(free_port()), "RANKS": "1", "OMP_NUM_THREADS": "1"}
+    variables = {**os.environ, "PATH": path, "PORT": str(free_port()), "RANKS": "1"}
     command = [script, "localhost", *SIZES, "--duration", "10 steps", "--out", tmp_path]
     nodes = [subprocess.Popen(command, env=variables, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     said = [node.communicate(timeout=300)[1] for node in nodes]

@@ -90,6 +90,13 @@ def test_limited_test_images_are_the_same_ones_each_time(model, asked, expected)
     assert first.n == expected and first.few_shot == again.few_shot
 
 
+def test_limit_of_test_images_is_named_where_there_are_too_many_to_choose_from(model, monkeypatch):
+    test = small().splits["test"]
+    monkeypatch.setattr("mixonomy.data.splits.is_large", lambda split: len(split) == len(test))
+    with pytest.raises(ValueError, match="test_images chooses by name, and 60 images are too many for that"):
+        probe(model, small(), shots=(1,), num_seeds=1, device="cpu", test_images=20)
+
+
 def test_class_with_fewer_images_than_shots_is_said(model):
     found = probe(model, small(), shots=(2, 15), num_seeds=1, device="cpu")
     counts = np.bincount(small().splits["train"].labels, minlength=10)

@@ -80,13 +80,8 @@ def train(
 
 def _check_apart(out: Path, source: str) -> None:
     """Refuses to begin a run among the images of a folder, where its own folders would be taken for classes."""
-    images = Path(source)
-    if (
-        source
-        and images.is_dir()
-        and out.resolve().is_relative_to(images.resolve())
-        and not runs.RunFolder(out).exists()
-    ):
+    images = data.folder_of(source)
+    if images is not None and out.resolve().is_relative_to(images.resolve()) and not runs.RunFolder(out).exists():
         raise ValueError(
             f"the run folder {out} would lie in the data {source}, where its folders look like classes; "
             f"give an --out that is not below {images.resolve()}."
@@ -206,7 +201,8 @@ def evaluate(
             raise ValueError(f"{opened.name} has images with several labels, which ReaL is not for; leave it out.")
         classes = imagenet_classes(num_classes, opened.imagenet_indices, label_map, opened.name)
         if real_by == "index":
-            into.real = Real.in_order(real_labels, len(images), classes)
+            of_data = classes if label_map is None else classes[label_map.numpy()]
+            into.real = Real.in_order(real_labels, images.labels, of_data, classes)
         else:
             into.real = Real.of_names(real_labels, images.names, classes)
     bad = data.BadImages(on_bad_image)

@@ -112,7 +112,7 @@ def probe(
         train = features(train_split)
     test_split = plan.test
     if test_images is not None and test_images < len(test_split):
-        test_split = data.first_images(test_split, test_images, source.name)
+        test_split = data.first_images(test_split, test_images, source.name, "test_images")
     test = features(test_split)
     scores, linear, knn = (), None, None
     if "ridge" in probes:

@@ -110,7 +110,7 @@ class Model(Section):
     """For timm:NAME: small keeps the size of the image in the first layers, imagenet is timm's own; auto, if not given,
     takes small up to 64 pixels where it is known."""
     width_factor: Annotated[float, Field(gt=0.0, allow_inf_nan=False)] | None = None
-    """For timm:NAME, a ResNet, BoTNet, HaloNet, RegNetZ or NFNet: times its channels, such as 0.25 for a small one."""
+    """For timm's ResNets, BoTNets, HaloNets, RegNetZs and NFNets: times the channels, such as 0.25 for a small one."""
     dropout: Share = 0.0
     """Probability inside the MLPs; of timm:NAME before the head."""
     drop_path: Share = 0.0

@@ -26,6 +26,13 @@ class Interrupted(Exception):
         self.is_preempted = is_preempted
 
 
+def stopped(stop: Interrupted) -> int:
+    """The exit status of a command that was interrupted, and one sentence, which of several ranks the first says."""
+    if not parallel.launched_rank():
+        print(stop, file=sys.stderr)
+    return PREEMPTED if stop.is_preempted else 130
+
+
 class Stop:
     """Whether the process was asked to stop. It has no lock: a second signal may come while the first is handled."""
 

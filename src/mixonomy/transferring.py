@@ -233,8 +233,8 @@ def means(suite: Suite, rows: Sequence[dict[str, Any]], groups: bool = False) ->
     """
     parts = {suite.name: suite.tasks}
     if groups:
-        names = dict.fromkeys(task.group for task in suite.tasks)
-        parts = {name: tuple(task for task in suite.tasks if task.group == name) for name in names if len(names) > 1}
+        of_groups = {task.group: tuple(t for t in suite.tasks if t.group == task.group) for task in suite.tasks}
+        parts = of_groups if len(of_groups) > 1 else {}
     found = []
     for size in dict.fromkeys(row["image_size"] for row in rows):
         for part, tasks in parts.items():

@@ -1,6 +1,5 @@
 """What is calculated of training at scale, and the scripts of faults and scaling from end to end."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +15,7 @@ WHERE = rows.Origin("cpu", "abc", "python x", "2026-01-31")
 
 
 def call(*command: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
 
 
 def test_each_part_of_a_step_is_its_work_over_its_rate():

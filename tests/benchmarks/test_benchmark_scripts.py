@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,12 +19,12 @@ from mixonomy.data import open_source, plan_splits
 from mixonomy.recipes import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-# One thread: two that wait for each other on a busy machine take a hundred times as long.
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
 
 
 def call(*command):
-    return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True
+    )
 
 
 @pytest.mark.slow
@@ -75,8 +76,8 @@ def test_whole_runs_charge_each_setting_with_its_own_time_and_go_on_with_those_t
     per_epoch = {row["model"]: row["value"] for row in found if row["metric"] == "core_s_per_epoch"}
     assert set(per_epoch) == {"ours", "timm, AdamW"} and all(seconds > 0 for seconds in per_epoch.values())
     assert [row["note"] for row in found if row["metric"] == "core_s"] == ["schedule of 4 epochs, not reached"] * 2
-    ratios = {row["model"]: row["value"] for row in found if row["metric"] == "ratio_ours_per_epoch"}
-    assert ratios["ours"] == 1.0 and ratios["timm, AdamW"] > 0
+    ratios = [(row["model"], row["value"]) for row in found if row["metric"] == "ratio_ours_per_epoch"]
+    assert [name for name, _ in ratios] == ["ours", "timm, AdamW"] and ratios[0][1] == 1.0 and ratios[1][1] > 0
 
 
 def test_whole_runs_score_the_test_images_after_every_epoch_and_hold_none_out_of_train(tmp_path):
@@ -92,27 +93,80 @@ def test_whole_runs_train_the_same_model_twice():
     whole_runs.check_twin("digits", load_recipe("digits"))
 
 
+def scoring(folder: Path, then: str = "") -> str:
+    """A program that writes a score of 0.5, and then does something."""
+    line = json.dumps({"val/top1": 0.5})
+    return f"import time\nwith open({str(folder / 'metrics.jsonl')!r}, 'w') as file: file.write({line!r})\n{then}"
+
+
+def test_a_whole_run_that_ends_before_its_first_turn_keeps_its_score(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", scoring(tmp_path, "sum(range(5_000_000))")])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    found = {}
+    assert whole_runs.in_turns({"ours": process}, {"ours": tmp_path}, 0.9, found.__setitem__) == []
+    [(seconds, top)] = found["ours"]
+    assert seconds > 0 and top == 0.5
+
+
 @pytest.mark.slow
 def test_a_whole_run_that_fails_leaves_the_others_their_rows(tmp_path, capsys):
-    line = json.dumps({"val/top1": 0.5})
-    good = f"open({str(tmp_path / 'metrics.jsonl')!r}, 'w').write({line!r}); import time; time.sleep(0.5)"
+    good = scoring(tmp_path, "time.sleep(600)")  # until it is killed, having reached the target
     processes = {
         name: subprocess.Popen([sys.executable, "-c", code])
         for name, code in {"bad": "raise SystemExit(3)", "good": good}.items()
     }
     found = {}
     scores = {"bad": tmp_path / "none", "good": tmp_path}
-    assert whole_runs.in_turns(processes, scores, 0.9, found.__setitem__) == ["bad"]
+    assert whole_runs.in_turns(processes, scores, 0.4, found.__setitem__) == ["bad"]
     assert [top for _, top in found["good"]] == [0.5]
     assert "bad failed" in capsys.readouterr().err
 
 
 def test_whole_runs_are_compared_until_the_target_and_by_the_epoch():
     found = {"ours": [(10.0, 0.5), (18.0, 0.91)], "timm, Muon": [(15.0, 0.5), (27.0, 0.8), (39.0, 0.9)]}
-    made = {(row["model"], row["metric"]): row["value"] for row in whole_runs.ratio_rows("digits", found)}
+    done = {name: {"commit": "abc", "epochs": epochs} for name, epochs in found.items()}
+    rows_made = whole_runs.ratio_rows("digits", done, list(done))
+    made = {(row["model"], row["metric"]): row["value"] for row in rows_made}
     assert made["timm, Muon", "ratio_ours"] == pytest.approx(39 / 18)
     assert made["timm, Muon", "ratio_ours_per_epoch"] == pytest.approx(1.5)
     assert made["ours", "ratio_ours"] == 1.0
+    assert not any("note" in row for row in rows_made)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "commit", "note"),
+    [
+        (0.5, 0.9, "abc", "not reached by ours"),
+        (0.9, 0.5, "abc", "not reached by timm, Muon"),
+        (0.5, 0.5, "abc", "not reached by ours and timm, Muon"),
+        (0.9, 0.9, "def", "at commit def, and ours at abc"),
+    ],
+)
+def test_ratio_of_whole_runs_names_who_missed_the_target_and_commits_that_differ(ours, theirs, commit, note):
+    done = {
+        "ours": {"commit": "abc", "epochs": [(10.0, ours)]},
+        "timm, Muon": {"commit": commit, "epochs": [(20.0, theirs)]},
+    }
+    row, _ = whole_runs.ratio_rows("digits", done, ["timm, Muon"])
+    assert row["note"] == note
+
+
+def test_ratios_of_whole_runs_are_written_once_when_the_second_of_a_pair_has_ended(tmp_path, monkeypatch):
+    def in_turns(processes, scores, target, ended):
+        for name in processes:
+            scores[name].mkdir(parents=True)
+            ended(name, [(10.0, 0.95)])
+        return []
+
+    monkeypatch.setattr(whole_runs, "write_files", lambda *_: None)
+    monkeypatch.setattr(whole_runs, "check_twin", lambda *_: None)
+    monkeypatch.setattr(whole_runs, "in_turns", in_turns)
+    process = SimpleNamespace(kill=lambda: None)
+    monkeypatch.setattr(whole_runs, "subprocess", SimpleNamespace(Popen=lambda *_, **__: process))
+    for settings in (["timm, AdamW"], ["ours", "timm, AdamW"], ["ours", "timm, Muon"], ["ours", "timm, Muon"]):
+        whole_runs.compare("digits", settings, tmp_path / "runs", None, tmp_path / "rows.jsonl")
+    found = [row["model"] for row in rows.read(tmp_path / "rows.jsonl") if row["metric"] == "ratio_ours"]
+    assert found == ["ours", "timm, AdamW", "timm, Muon"]
 
 
 @pytest.mark.slow

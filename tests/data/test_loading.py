@@ -167,6 +167,13 @@ def test_unreadable_image_is_named(augment, workers):
         list(EvalData(split, PREPROCESSING, workers=workers).batches())
 
 
+def test_error_where_nothing_can_be_read_names_an_image_that_was_tried():
+    split = Split([b"x"] * 6, np.zeros(6, np.int64), [f"{i}.png" for i in range(6)])
+    data = EvalData(split, PREPROCESSING, bad=BadImages("skip"))
+    with pytest.raises(ValueError, match="none of the 2 images tried, such as '4.png', can be read"):
+        loading._in_threads(data._one, split, data.bad, np.array([4, 5]))
+
+
 def test_grey_images_stay_grey():
     images = np.random.default_rng(0).integers(0, 256, (10, 8, 8), dtype=np.uint8)
     split = Split(images, np.arange(10), [str(i) for i in range(10)])

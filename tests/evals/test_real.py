@@ -124,12 +124,27 @@ def test_images_are_found_by_their_names(name, index):
 
 
 def test_images_in_order_are_found_by_their_place_whatever_they_are_called():
-    labels = labels_of(_0=[3, 8], _2=[4])
-    real = Real.in_order(labels, 50_000, np.arange(1000))
+    labels, own, classes = labels_of(_0=[3, 8], _2=[4]), np.zeros(50_000, np.int64), np.arange(1000)
+    own[0] = 8
+    real = Real.in_order(labels, own, classes, classes)
     real.add(one_hot(np.array([8, 0, 5]), 1000), [0, 1, 2])
     assert dict(real.scores()) == {"real_top1": 0.5, "real_n": 2, "real_empty": 1, "real_others": 0}
     with pytest.raises(ValueError, match="there are 49,999 images and ImageNet has 50,000 for validation"):
-        Real.in_order(labels, 49_999, np.arange(1000))
+        Real.in_order(labels, own[1:], classes, classes)
+
+
+def test_images_in_another_order_than_imagenets_are_refused_by_their_labels():
+    rng, classes = np.random.default_rng(0), np.arange(1000)
+    own = rng.integers(0, 1000, 50_000)
+    labels = [
+        frozenset({label} if right else {(label + 1) % 1000})
+        for label, right in zip(own.tolist(), rng.random(50_000) < 0.9, strict=True)
+    ]
+    reversed_classes = classes[::-1]  # of data that names its classes the other way round
+    for given, of_data in ((own, classes), (999 - own, reversed_classes)):
+        Real.in_order(labels, given, of_data, classes)
+        with pytest.raises(ValueError, match=r"only 0\.\d% of the images have a label that ReaL gives for"):
+            Real.in_order(labels, np.sort(given), of_data, classes)
 
 
 def test_evaluation_by_place_needs_all_images_and_the_file(shared):

@@ -4,6 +4,7 @@ Axes: B images, C features, K classes.
 """
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 import mixonomy as mx
 from mixonomy.models import CURATED, TimmModel, info_of, list_models
-from mixonomy.models.timm_model import adapter_to_timm, our_names
+from mixonomy.models.timm_model import NARROWABLE, adapter_to_timm, our_names
 from mixonomy.models.timm_stem import make_small, stem_parts
 from mixonomy.preprocessing import Preprocessing
 
@@ -145,7 +146,7 @@ def test_half_the_width_has_less_than_half_the_weights_and_travels_with_them(nam
     ("name", "factor", "complaint"),
     [
         ("timm:test_resnet", 0.5, "width_factor has no effect on timm:test_resnet"),
-        ("timm:efficientnet_b0", 0.5, "belongs to timm's ResNets, BoTNets"),
+        ("timm:efficientnet_b0", 0.5, "belongs to timm's ResNets, BoTNets, HaloNets, RegNetZs and NFNets."),
         ("timm:resnet10t", 0.0, "width_factor is 0.0; give a number above 0"),
         ("mixer-b/16", 0.5, "width_factor has no effect on mixer-b/16"),
     ],
@@ -153,6 +154,24 @@ def test_half_the_width_has_less_than_half_the_weights_and_travels_with_them(nam
 def test_width_that_cannot_be_chosen_is_refused(name, factor, complaint):
     with pytest.raises(ValueError, match=complaint):
         mx.create(name, width_factor=factor)
+
+
+@pytest.mark.parametrize("where", ["CHANGELOG.md", "docs/compare.md", "src/mixonomy/recipe.py"])
+def test_models_whose_width_can_be_chosen_are_named_alike_everywhere(where):
+    assert f"timm's {NARROWABLE}" in (Path(__file__).parents[2] / where).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["timm:botnet26t_256", "timm:halonet26t", "timm:nfnet_f0", "timm:regnetz_b16"])
+def test_width_that_leaves_no_channels_is_refused_without_a_warning(name):
+    with pytest.raises(ValueError, match=f"width_factor 0.01 leaves layers of {name} no channels, .*; give a larger"):
+        mx.create(name, width_factor=0.01, image_size=64)
+
+
+@pytest.mark.slow
+def test_image_too_small_is_refused_as_such_at_any_width():
+    with pytest.raises(ValueError, match="cannot read images of 2x2 pixels"):
+        mx.create("timm:botnet26t_256", width_factor=0.5, image_size=2)
 
 
 @pytest.mark.slow

@@ -63,6 +63,19 @@ def test_page_draws_tasks_shots_and_image_sizes_and_groups_where_tasks_are_many(
     assert "structured, images of each class 5: 30 %" in plots.text and "dmlab, images" not in plots.text
 
 
+def test_page_of_many_tasks_leaves_out_groups_and_plots_without_a_task_that_has_every_score(tmp_path):
+    first, *others = VTAB1K.tasks
+    rows = [row_of(task, 64 if i % 2 else 32, [0.5, 0.75], (1,) if i % 3 else (5,)) for i, task in enumerate(others)]
+    for more, expected in (
+        ([], 1),
+        ([row_of(first, size, [0.5, 0.75]) for size in (32, 64)], 4),
+    ):
+        write_transfer_page(tmp_path / "t.html", result_of(VTAB1K, rows + more))
+        plots = Page(tmp_path / "t.html").section("plots")
+        assert len([tag for tag, _ in plots.tags if tag == "svg"]) == expected
+        assert ("natural, 1 of " in plots.text, "specialized, " in plots.text) == (bool(more), False)
+
+
 @pytest.mark.slow
 def test_page_opens_in_a_browser_and_fits_wide_and_narrow_windows(tmp_path):
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra [dev]")

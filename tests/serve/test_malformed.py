@@ -1,7 +1,6 @@
 """A short form of benchmarks/malformed.py and benchmarks/serve.py: wrong requests and a load on a real process."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,13 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def call(script: str, results: Path, *options: str) -> tuple[str, list[dict]]:
     """What a script printed, and its rows."""
     command = [sys.executable, f"benchmarks/{script}", "--results", str(results), *options]
-    done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout, [json.loads(line) for line in results.read_text().splitlines()]
 

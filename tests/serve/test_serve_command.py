@@ -46,7 +46,7 @@ def saved(tmp_path_factory):
 @contextmanager
 def started(saved, folder, *options):
     command = [sys.executable, "-c", NOTING, str(folder / "connections"), "serve", str(saved), "--port", "0", "--json"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HOME": str(folder)}
+    environment = {**os.environ, "HOME": str(folder)}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=log, text=True, env=environment)
         try:

@@ -27,7 +27,7 @@ from mixonomy.inference import fast
 
 MODULE = "mixonomy.bench.infer"
 DEFAULT = "timm fp32"  # the yardstick: timm as it comes
-INT8, COMPILED = f"{turns.OURS} int8", f"{turns.OURS} compiled"
+INT8 = f"{turns.OURS} int8"
 CHUNK = 16  # images at a time in float64
 CHECKED_IMAGES = 8  # at least
 CALIBRATION_IMAGES = 64
@@ -59,7 +59,7 @@ SETTINGS = {
     turns.OURS: Setting("ours", "auto"),
     INT8: Setting("ours", "int8"),
 }
-MORE = {COMPILED: Setting("ours", "auto", is_compiled=True)}
+COMPILED = {f"{turns.OURS} compiled": Setting("ours", "auto", is_compiled=True)}
 """For a GPU: `mixonomy.fast(model, compile=True)`."""
 
 
@@ -120,7 +120,7 @@ def compare(
     """Checks each setting, then lets those that are right take turns.
 
     Args:
-      settings: names in SETTINGS or MORE.
+      settings: names in SETTINGS or COMPILED.
       in_process: all in this process, to see that it works.
       say: told of what goes on.
     Raises:
@@ -165,7 +165,7 @@ def run(task: dict[str, Any]) -> Any:
         return reference(case, folder)
     if task["do"] == "limits":
         return asdict(limits.measure(device, case.gemm_size))
-    setting = (SETTINGS | MORE)[task["setting"]]
+    setting = (SETTINGS | COMPILED)[task["setting"]]
     if setting.precision == "bf16" and devices.resolve_precision("auto", device) == "fp32":
         raise ValueError("not tried: this device has no units for bfloat16")
     with torch.no_grad():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from mixonomy.cli.arguments import parse
-from mixonomy.cli.study_training import StudyOptions, command_of, stopped
+from mixonomy.cli.study_training import StudyOptions, command_of
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def main(argv: list[str]) -> int:
     from mixonomy.progress import Console
     from mixonomy.report.study_page import terminal_lines
     from mixonomy.rows import read as read_rows
-    from mixonomy.stopping import Interrupted
+    from mixonomy.stopping import Interrupted, stopped
     from mixonomy.studies import compare as comparing
     from mixonomy.studies.contenders import contender, default_models
     from mixonomy.studies.study import write_results

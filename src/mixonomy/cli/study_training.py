@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from tyro.conf import FlagCreatePairsOff
 
 if TYPE_CHECKING:
-    from mixonomy.stopping import Interrupted
     from mixonomy.studies.study import Study
 
 QUICK_IMAGES = 1_500  # of --quick: as many as the digits have
@@ -68,7 +67,7 @@ def show(name: str, options: StudyOptions, argv: Sequence[str], study: "Callable
     from mixonomy.progress import Console
     from mixonomy.report.study_page import terminal_lines
     from mixonomy.rows import read
-    from mixonomy.stopping import Interrupted
+    from mixonomy.stopping import Interrupted, stopped
     from mixonomy.studies.study import run, write_results
 
     out, asked = out_of(name, options), study()
@@ -90,14 +89,6 @@ def show(name: str, options: StudyOptions, argv: Sequence[str], study: "Callable
         about = {"study": name, "out": str(out), "page": str(page), "summary": list(found.summary)}
         print(json.dumps({**about, **found.facts, "rows": rows}))
     return 0 if any(row["value"] is not None for row in rows) else 1
-
-
-def stopped(stop: "Interrupted") -> int:
-    """The exit status after Ctrl-C, or after a scheduler's signal, and one sentence."""
-    from mixonomy.stopping import PREEMPTED
-
-    print(stop, file=sys.stderr)
-    return PREEMPTED if stop.is_preempted else 130
 
 
 def out_of(name: str, options: StudyOptions) -> Path:

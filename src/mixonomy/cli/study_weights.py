@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from tyro.conf import FlagCreatePairsOff, Positional
 
 from mixonomy.cli.arguments import parse
-from mixonomy.cli.study_training import command_of, stopped
+from mixonomy.cli.study_training import command_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
         from mixonomy.loading import load
         from mixonomy.rows import origin_of
         from mixonomy.runs import environment
-        from mixonomy.stopping import Interrupted
+        from mixonomy.stopping import Interrupted, stopped
 
         where = origin_of(environment(), "cpu", command_of("weights", argv))
         rows, models = [], {}

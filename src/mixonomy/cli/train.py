@@ -90,7 +90,7 @@ def main(argv: list[str]) -> int:
     from mixonomy.progress import Console
     from mixonomy.report import advise, read_finished
     from mixonomy.runs import RunFolder
-    from mixonomy.stopping import PREEMPTED, Interrupted, leaving_when_preempted
+    from mixonomy.stopping import Interrupted, leaving_when_preempted, stopped
 
     grid = parse_sweep(options.sweep) if options.sweep else None
     out = options.out or api.default_out(options.fields, grid)
@@ -102,9 +102,7 @@ def main(argv: list[str]) -> int:
         with leaving_when_preempted():
             run = api.train(options.fields, out, sweep=grid, runtime=runtime, console=Console(), command=command)
     except Interrupted as stop:
-        if not parallel.launched_rank():
-            print(stop, file=sys.stderr)
-        return PREEMPTED if stop.is_preempted else 130
+        return stopped(stop)
     if parallel.launched_rank():  # the first of several processes speaks
         return 0
     result = run.result

@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
     from mixonomy.experiment import Runtime
     from mixonomy.progress import Console
     from mixonomy.report.transfer_page import write_transfer_page
-    from mixonomy.stopping import PREEMPTED, Interrupted
+    from mixonomy.stopping import Interrupted, stopped
     from mixonomy.transferring import Protocol, load_suite, transfer
 
     suite = load_suite(options.suite)
@@ -83,8 +83,7 @@ def main(argv: list[str]) -> int:
             options.run, suite, out, protocol=protocol, runtime=runtime, console=Console(), command=command
         )
     except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return PREEMPTED if stop.is_preempted else 130
+        return stopped(stop)
     write_transfer_page(out / "transfer.html", result)
     people = sys.stderr if options.json else sys.stdout
     print("\n".join([*_lines(result), f"report: {out / 'transfer.html'}"]), file=people)

@@ -302,7 +302,7 @@ class EvalData:
                 yield images, torch.from_numpy(labels[indices.numpy()]), indices
             num_good += len(indices)
         if not num_good and parallel.size() == 1:
-            raise none_readable(self.split, len(self))
+            raise none_readable(self.split, range(len(self)))
 
     def _in_memory(self, parts: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Of each part the images that can be read, uint8 [B, c, H, W], and which they are, int64 [B]."""
@@ -361,7 +361,7 @@ def _equal_pixels(
         readable = (read_image(split, index, preprocessing.channels) for index in range(len(split)))
         first = next((pixels for pixels in readable if isinstance(pixels, Tensor)), None)
         if first is None:
-            raise none_readable(split, len(split))
+            raise none_readable(split, range(len(split)))
         size = tuple(prepared(first).shape)
     if len(split) * int(np.prod(size)) > MEMORY_BYTES:
         return None
@@ -389,10 +389,11 @@ class _NoneReadable(ValueError):
     """There is nothing to work with."""
 
 
-def none_readable(split: Split, count: int) -> ValueError:
-    """The error where of all images of a split that were asked for not one can be read."""
+def none_readable(split: Split, tried: range | NDArray[np.int64]) -> ValueError:
+    """The error where of the images of a split that were tried, at least one, not one can be read."""
+    name = split.names[int(tried[0])]
     return _NoneReadable(
-        f"none of the {count:,} images tried, such as {split.names[0]!r}, can be read; `mixonomy data check` says why."
+        f"none of the {len(tried):,} images tried, such as {name!r}, can be read; `mixonomy data check` says why."
     )
 
 
@@ -426,5 +427,5 @@ def _in_threads(
                 out[place] = image
                 is_readable[place] = True
     if out is None:
-        raise none_readable(split, count)
+        raise none_readable(split, indices)
     return out, is_readable

@@ -98,14 +98,20 @@ def joined_splits(first: Split, second: Split) -> Split:
     return Split(Chained(first.images, second.images), labels, names)
 
 
-def first_images(split: Split, count: int, source: str) -> Split:
-    """The images whose hashed names come first."""
+def first_images(split: Split, count: int, source: str, option: str = "train_images") -> Split:
+    """The images whose hashed names come first.
+
+    Args:
+      source, option: the data's name, and what asked for so many, for messages.
+    Raises:
+      ValueError: if there are fewer, or too many to name one by one.
+    """
     if is_large(split):
         raise ValueError(
-            f"train_images chooses by name, and {len(split):,} images are too many for that; name some of the shards."
+            f"{option} chooses by name, and {len(split):,} images are too many for that; name some of the shards."
         )
     if count > len(split):
-        raise ValueError(f"train_images is {count:,} and {source} has {len(split):,} to train on; give fewer.")
+        raise ValueError(f"{option} is {count:,} and {source} has {len(split):,} images for it; give fewer.")
     ranks = np.array([_rank(f"first/{name}") for name in split.names], dtype=np.uint64)
     return split.pick(np.sort(np.argsort(ranks, kind="stable")[:count]))
 

@@ -166,7 +166,7 @@ def _compute(predictor: Predictor, split: Split, workers: int, bad: BadImages) -
     finally:
         predictor.model.train(was_training)
     if not made:
-        raise none_readable(split, len(split))
+        raise none_readable(split, range(len(split)))
     values, indices = zip(*made, strict=True)
     bad.share()
     at = torch.cat(indices)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from torch import Tensor
 
 NUM_IMAGES = 50_000
 NUM_CLASSES = 1000
+MIN_SAME = 0.5  # of the images in ImageNet's order about 0.9 have their own label among ReaL's; in another about 0.001
 NO_IMAGE = -1
 NO_CLASS = -1
 _NAME = re.compile(r"ILSVRC2012_val_(\d{8})(?!\d)")
@@ -90,18 +92,31 @@ class Real:
         return cls(labels, images, classes)
 
     @classmethod
-    def in_order(cls, labels: Labels, num_images: int, classes: NDArray[np.int64]) -> "Real":
+    def in_order(
+        cls, labels: Labels, own: NDArray[Any], of_data: NDArray[np.int64], classes: NDArray[np.int64]
+    ) -> "Real":
         """For all validation images in ImageNet's own order, whatever they are called.
 
+        Args:
+          own: int64 [N], the label that the data gives each image.
+          of_data: for each class of the data its class of ImageNet.
         Raises:
-          ValueError: if they are more or fewer.
+          ValueError: if they are more or fewer, or the labels of the data tell that they are in another order.
         """
-        if num_images != NUM_IMAGES:
+        if len(own) != NUM_IMAGES:
             raise ValueError(
-                f"there are {num_images:,} images and ImageNet has {NUM_IMAGES:,} for validation, so their places do "
+                f"there are {len(own):,} images and ImageNet has {NUM_IMAGES:,} for validation, so their places do "
                 f"not say which they are; give all of them in ImageNet's order, or --real-by name."
             )
-        return cls(labels, np.arange(NUM_IMAGES), classes)
+        images = np.arange(NUM_IMAGES)
+        given = of_data[own[images]].tolist()
+        same = [answer in right for answer, right in zip(given, labels, strict=True) if right]
+        if sum(same) < MIN_SAME * len(same):
+            raise ValueError(
+                f"only {sum(same) / len(same):.1%} of the images have a label that ReaL gives for their place, "
+                f"so they are not in ImageNet's order; bring them into it, or give --real-by name."
+            )
+        return cls(labels, images, classes)
 
     def add(self, probs: Tensor, indices: Sequence[int]) -> None:
         """Adds a batch: float [B, K] on the CPU, and which images of the split they are."""

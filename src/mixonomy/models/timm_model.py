@@ -6,6 +6,7 @@ Axes: B images, c image channels, H and W pixels, C features, K classes.
 import difflib
 import math
 import re
+import warnings
 from itertools import chain
 from typing import Any
 
@@ -37,6 +38,7 @@ CURATED = {
     "timm:nf_regnet_b0": "a small normaliser-free network for a CPU; 9 M",
 }
 
+NARROWABLE = "ResNets, BoTNets, HaloNets, RegNetZs and NFNets"  # as CHANGELOG.md, docs/compare.md and the help say
 RESNET_CHANNELS = (64, 128, 256, 512)  # of timm's ResNets
 
 # What modules raise when an image size or an argument does not suit them.
@@ -98,8 +100,8 @@ def create_timm(
       image_size: (height, width) in pixels; passed on where timm's model is built for one size.
       stem: "small" keeps the size of the image in the first layers; "auto" does where a small stem is known and no
         side is longer than 64 pixels.
-      width_factor: times the channels of all stages, of timm's ResNet, ByobNet (BoTNet, HaloNet) and NormFreeNet
-        (NFNet).
+      width_factor: times the channels of all stages, of timm's ResNet, ByobNet (BoTNet, HaloNet, RegNetZ) and
+        NormFreeNet (NFNet).
       dropout: before the head, in training.
       drop_path: stochastic depth, by timm's rule for the model.
     Raises:
@@ -109,10 +111,19 @@ def create_timm(
     if stem not in STEMS:
         raise ValueError(f"stem is {stem!r}; use {', '.join(STEMS)}.")
     architecture = architecture_of(name)
-    given = {"num_classes": 0, "in_chans": in_channels, **_narrowed(architecture, width_factor)}
+    given: dict[str, Any] = {"num_classes": 0, "in_chans": in_channels}
     given |= {"drop_rate": dropout} if dropout else {}
     given |= {"drop_path_rate": drop_path} if drop_path else {}
-    body, is_small = _body(architecture, image_size, given, stem)
+    narrowed = _narrowed(architecture, width_factor)
+    try:
+        body, is_small = _body(architecture, image_size, given | narrowed, stem)
+    except ValueError:
+        if not narrowed or not _can_build(architecture, image_size, given, stem):
+            raise
+        raise ValueError(
+            f"width_factor {width_factor:g} leaves layers of {name} no channels, or a number that they cannot divide "
+            f"into groups; give a larger one, or leave it out."
+        ) from None
     num_features = _num_features(architecture, body, image_size, in_channels)
     classifier = getattr(body, "pretrained_cfg", {}).get("classifier")
     model = TimmModel(
@@ -248,9 +259,7 @@ def _narrowed(architecture: str, width_factor: float) -> dict[str, Any]:
         return {"width_factor": width_factor}
     if kind == "resnet" and architecture != "test_resnet":  # which has channels of its own
         return {"channels": tuple(max(round(channels * width_factor), 1) for channels in RESNET_CHANNELS)}
-    raise ValueError(
-        f"width_factor has no effect on {PREFIX}{architecture}; it belongs to timm's ResNets, BoTNets and NFNets."
-    )
+    raise ValueError(f"width_factor has no effect on {PREFIX}{architecture}; it belongs to timm's {NARROWABLE}.")
 
 
 def _body(architecture: str, image_size: tuple[int, int], given: dict[str, Any], stem: Stem) -> tuple[nn.Module, bool]:
@@ -279,11 +288,22 @@ def _body(architecture: str, image_size: tuple[int, int], given: dict[str, Any],
     return body, True
 
 
+def _can_build(architecture: str, image_size: tuple[int, int], given: dict[str, Any], stem: Stem) -> bool:
+    try:
+        with torch.device("meta"):
+            _body(architecture, image_size, given, stem)
+    except ValueError:
+        return False
+    return True
+
+
 def _built(architecture: str, image_size: tuple[int, int], given: dict[str, Any]) -> nn.Module:
     import timm
 
     try:
-        body = timm.create_model(architecture, pretrained=False, **given)
+        with warnings.catch_warnings():  # of a width that leaves no channels, which is refused
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+            body = timm.create_model(architecture, pretrained=False, **given)
     except _REFUSALS as error:
         raise ValueError(_refusal(architecture, image_size, error, given)) from None
     missing = [part for part in ("forward_features", "forward_head") if not hasattr(body, part)]

@@ -83,7 +83,7 @@ def _plots(result: dict[str, Any]) -> list[tuple[str, str]]:
     """Plots and captions: bars by task; lines by shots, and by size where there are several."""
     rows = result["rows"]
     bars = [(_at(row["task"], row["image_size"]), row["mean"], row["std"]) for row in rows]
-    figures = [
+    figures: list[tuple[str, str] | None] = [
         (
             plots.task_plot(bars),
             "Test top-1 after fine-tuning, by task; bars: standard deviation over seeds, where there are several.",
@@ -109,7 +109,7 @@ def _plots(result: dict[str, Any]) -> list[tuple[str, str]]:
             curve.points.sort(key=_x)
         curves = list(by_task.values())
         figures.append(_lines("Test top-1 after fine-tuning, by image size", "pixels", curves))
-    return figures
+    return [figure for figure in figures if figure is not None]
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,11 @@ class _Curve:
     points: list[tuple[float, dict[str, Any]]]
 
 
-def _lines(about: str, x_label: str, curves: Sequence[_Curve], is_log: bool = False) -> tuple[str, str]:
-    """A chart and its caption: a line for each task; where those are too many to tell apart, the mean of each group."""
+def _lines(about: str, x_label: str, curves: Sequence[_Curve], is_log: bool = False) -> tuple[str, str] | None:
+    """A chart and its caption: a line for each task; where those are too many to tell apart, the mean of each group.
+
+    A group's mean is over its tasks that have a score at every place; None where no task has.
+    """
     lines, caption = [], f"{about}."
     if len(curves) <= NUM_COLOURS:
         for curve in curves:
@@ -134,11 +137,15 @@ def _lines(about: str, x_label: str, curves: Sequence[_Curve], is_log: bool = Fa
         for group in dict.fromkeys(curve.group for curve in curves):
             of_group = [curve for curve in curves if curve.group == group]
             whole = [dict(curve.points) for curve in of_group if len(curve.points) == len(places)]
-            points = tuple((x, statistics.fmean(each[x]["mean"] for each in whole), None) for x in places if whole)
+            if not whole:
+                continue
+            points = tuple((x, statistics.fmean(each[x]["mean"] for each in whole), None) for x in places)
             name = group or "all tasks"
             lines.append(
                 Line(name if len(whole) == len(of_group) else f"{name}, {len(whole)} of {len(of_group)}", points)
             )
+    if not lines:
+        return None
     if any(bar for line in lines for _, _, bar in line.points):
         caption += " Bars: standard deviation."
     chart = Chart(about, x_label, "test top-1", tuple(lines), is_share=True, is_log=is_log)

@@ -2,7 +2,7 @@
 
 from mixonomy.data.sources.base import SPLITS, Encoded, Labels, Source, Split
 from mixonomy.data.sources.files import has_image_ending, image_paths
-from mixonomy.data.sources.open import known_sources, open_source
+from mixonomy.data.sources.open import folder_of, known_sources, open_source
 
 __all__ = [
     "SPLITS",
@@ -10,6 +10,7 @@ __all__ = [
     "Labels",
     "Source",
     "Split",
+    "folder_of",
     "has_image_ending",
     "image_paths",
     "known_sources",

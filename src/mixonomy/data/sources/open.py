@@ -8,6 +8,7 @@ from mixonomy.data.sources import csv_file, folder, hub, known, lists, parquet, 
 from mixonomy.data.sources.base import Source
 from mixonomy.data.sources.files import is_hidden
 
+HUB = "hf:"
 DIGITS = Path(__file__).parents[1] / "digits"  # beside this package, shipped with it
 
 
@@ -26,15 +27,13 @@ def open_source(text: str, root: str | Path | None = None) -> Source:
         return parquet.open_prefix(DIGITS, "digits")
     if text in known.KNOWN:
         return known.open_known(text, data_root(root))
-    if text.startswith("hf:"):
+    if text.startswith(HUB):
         return hub.open_hub(text)
     if text.startswith(shards.PREFIX):
         return shards.open_shards(text)
+    if (root_folder := folder_of(text)) is not None:
+        return lists.open_lists(root_folder) if lists.has_lists(root_folder) else folder.open_folder(root_folder)
     path = Path(text).expanduser()
-    if text and lists.has_lists(path):
-        return lists.open_lists(path)
-    if text and path.is_dir():
-        return folder.open_folder(path)
     if path.suffix.lower() in csv_file.DELIMITERS:
         return csv_file.open_csv(path)
     if path.suffix.lower() == ".parquet":
@@ -46,6 +45,14 @@ def open_source(text: str, root: str | Path | None = None) -> Source:
         f"{_nearest(text, path)}give a folder of class folders, a .csv, .tsv or .parquet file, the NAME of "
         f"NAME_train.parquet, hf:OWNER/NAME, shards:FOLDER or a known name."
     )
+
+
+def folder_of(text: str) -> Path | None:
+    """The folder of images that a SOURCE string names; None of any other, such as a known name."""
+    if text in ("", "digits", *known.KNOWN) or text.startswith((HUB, shards.PREFIX)):
+        return None
+    path = Path(text).expanduser()
+    return path if path.is_dir() else None
 
 
 def _what_is_there(path: Path) -> str:
