@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from shard_files import CLASSES, contents, image, split, toy
 
 from mixonomy.data import BadImages, Source, Split, open_source, plan_splits
 from mixonomy.data.shards import pack as packing
-from mixonomy.data.shards.index import open_index
+from mixonomy.data.shards.index import NAME, open_index
 from mixonomy.data.shards.pack import Options, pack
 from mixonomy.data.shuffle import Permutation
 
@@ -60,6 +61,7 @@ def test_digest_tells_data_apart_and_not_how_they_lie_in_shards(tmp_path):
         pack(source, tmp_path / name, options)
     a, b, c, d = (open_source(f"shards:{tmp_path}/{name}").digest() for name in "abcd")
     assert a == b and len({a, c, d}) == 3
+    assert len({open_index(tmp_path / name / NAME).about["layout"] for name in "abc"}) == 3
 
 
 def test_several_labels_or_none_come_back(tmp_path):
@@ -267,6 +269,9 @@ def test_wherever_it_is_interrupted_the_same_command_gives_the_same_files(tmp_pa
             pack(toy(), out, SMALL)
         monkeypatch.undo()
         assert not out.exists()
+        (tmp_path / f"out-{number}.partial/.index.safetensors.4711.tmp").write_bytes(
+            b""
+        )  # of a process that was killed
         pack(toy(), out, SMALL)
         assert files_of(out) == expected
 
@@ -363,6 +368,12 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     with pytest.raises(ValueError, match=r"cannot write to .*out \(Permission denied\); give another OUT."):
         pack(toy(), tmp_path / "out", SMALL)
     tmp_path.chmod(0o700)
+
+
+@pytest.mark.parametrize("out", [".", ".."])
+def test_packing_into_a_folder_without_a_name_is_refused(out):
+    with pytest.raises(ValueError, match="packing makes a new folder, and .* is one already; give its name as OUT"):
+        pack(toy(), Path(out), SMALL)
 
 
 def test_an_out_below_a_file_is_one_sentence(tmp_path):

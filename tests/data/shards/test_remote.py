@@ -69,6 +69,99 @@ def test_the_index_is_fetched_once_for_each_content(memory, monkeypatch, cache):
     assert fetched == [NAME] and len(list(cache.rglob("*.safetensors"))) == 1
 
 
+def test_a_pack_that_takes_the_place_of_another_is_read_by_its_own_index(memory, tmp_path):
+    before = all_contents(remote(memory))
+    pack(toy(), tmp_path / "other", Options(shard_bytes=40_960))
+    files = fsspec.filesystem("memory")
+    files.rm(f"/{tmp_path.name}", recursive=True)
+    files.put(str(tmp_path / "other"), f"/{tmp_path.name}", recursive=True)
+    assert all_contents(remote(memory)) == before
+
+
+def test_an_index_that_was_kept_and_is_damaged_is_fetched_again(memory, cache):
+    expected = all_contents(remote(memory))
+    (kept,) = cache.rglob("*.safetensors")
+    os.truncate(kept, 1000)
+    assert all_contents(remote(memory)) == expected
+    os.truncate(kept, 1000)
+    files, path = fsspec.filesystem("memory"), f"{memory.removeprefix('memory:/')}/{NAME}"
+    files.pipe(path, files.cat_file(path)[:1000])
+    for _ in range(2):
+        with pytest.raises(ValueError, match=rf"damaged .*; copy {NAME} and _info.json to {memory} again"):
+            remote(memory)
+
+
+def test_an_index_of_other_shards_than_the_description_is_refused_until_it_is_copied_too(memory, tmp_path):
+    expected = all_contents(remote(memory))
+    pack(toy(), tmp_path / "other", Options(shard_bytes=40_960))
+    files, folder = fsspec.filesystem("memory"), memory.removeprefix("memory:/")
+    files.put(str(tmp_path / "other/_info.json"), f"{folder}/_info.json")
+    with pytest.raises(ValueError, match=rf"{NAME} is not of the shards that _info.json there describes; copy"):
+        remote(memory)
+    files.rm(folder, recursive=True)
+    files.put(str(tmp_path / "other"), folder, recursive=True)
+    assert all_contents(remote(memory)) == expected
+
+
+def test_a_packed_shard_that_is_gone_or_cut_off_is_named_at_once(memory):
+    files, path = fsspec.filesystem("memory"), f"{memory.removeprefix('memory:/')}/train-000001.tar"
+    whole = files.cat_file(path)
+    files.pipe(path, whole[:5000])
+    with pytest.raises(ValueError, match="train-000001.tar was cut off: it has 5,000 bytes and its index says"):
+        remote(memory)
+    files.rm(path)
+    with pytest.raises(ValueError, match="shard memory://.*/train-000001.tar is missing, and its index says"):
+        remote(memory)
+
+
+@pytest.mark.parametrize("error", [PermissionError("Forbidden"), FileNotFoundError("no folder")])
+def test_a_place_that_must_not_be_listed_is_read_all_the_same(memory, monkeypatch, error):
+    def refuse(*arguments, **options):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(fsspec.filesystem("memory")), "ls", refuse)
+        assert len(remote(memory)) == 49
+
+
+def test_shards_of_others_are_read_where_what_is_not_there_is_called_forbidden(tmp_path, monkeypatch):
+    def forbidden(self, path, *arguments, **options):
+        raise PermissionError("Forbidden")
+
+    files = fsspec.filesystem("memory")
+    path = write_tar(tmp_path / "train-0.tar", samples(range(4), cls=lambda number: str(number % 2)))
+    files.pipe(f"/{tmp_path.name}/train-0.tar", path.read_bytes())
+    monkeypatch.setattr(type(files), "cat_file", forbidden)
+    assert len(remote(f"memory://{tmp_path.name}/train-{{0..0}}.tar")) == 4
+    files.rm(f"/{tmp_path.name}", recursive=True)
+
+
+def test_shards_that_are_named_are_asked_for_at_the_same_time(memory, monkeypatch):
+    files = fsspec.filesystem("memory")
+    all_here, info = threading.Barrier(5), type(files).info
+
+    def together(self, path, **options):
+        all_here.wait(60)
+        return info(self, path, **options)
+
+    names = [f"train-{number:06d}.tar" for number in range(5)]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(files), "info", together)
+        assert list(store.RemoteStore(memory).find(names)) == names
+
+
+@pytest.mark.parametrize("cached", ["", "simplecache::"])
+def test_shards_of_others_that_change_and_keep_their_size_are_read_again(tmp_path, cached):
+    files, folder = fsspec.filesystem("memory"), f"/{tmp_path.name}"
+    for labels in ("01", "10"):
+        path = write_tar(tmp_path / "a.tar", samples(range(4), cls=lambda number, labels=labels: labels[number % 2]))
+        files.pipe(f"{folder}/a.tar", path.read_bytes())
+        part = remote(f"{cached}memory:/{folder}").splits["train"]
+        assert part.labels[:2].tolist() == [int(label) for label in labels]
+        assert contents(part)["a/0001.png"][0] == image(1)
+    files.rm(folder, recursive=True)
+
+
 def test_images_announced_are_fetched_together_and_while_others_are_decoded(memory, monkeypatch):
     requests = counted(monkeypatch)
     part = remote(memory).splits["train"]
@@ -131,6 +224,7 @@ def test_whole_shards_are_kept_on_disk_if_so_asked_and_a_half_copy_is_made_again
     expected = all_contents(remote(memory))
     requests.clear()
     assert all_contents(source) == expected
+    assert not requests
     copies = {path.name: path for path in (cache / "copies").iterdir() if not path.name.startswith(".")}
     assert sorted(path.stat().st_size for path in copies.values()) == sorted(
         source.splits["train"].images.index.columns["shard_bytes"].tolist()

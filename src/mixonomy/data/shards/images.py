@@ -31,8 +31,8 @@ class ShardImages:
           OSError: if the shard is gone, ends before, or the bytes are not those that were packed.
         """
         columns, at = self.index.columns, self.images[index]
-        shard, shard_bytes = self.index.shard(int(columns["shard_ends"].searchsorted(at, side="right")))
-        wanted = Range(shard, int(columns["blocks"][at]) * BLOCK, int(columns["lengths"][at]), shard_bytes)
+        shard, *stat = self.index.shard(int(columns["shard_ends"].searchsorted(at, side="right")))
+        wanted = Range(shard, int(columns["blocks"][at]) * BLOCK, int(columns["lengths"][at]), *stat)
         content = self.store.read(wanted)
         if len(content) < wanted.length:
             raise OSError(errno.EIO, f"shard {wanted.shard} ends before it; the shard was cut off")
@@ -65,8 +65,8 @@ class ShardImages:
             until = min(last, int(columns["shard_ends"][number]) - 1)
             start = int(columns["blocks"][at]) * BLOCK
             end = int(columns["blocks"][until]) * BLOCK + int(columns["lengths"][until])
-            shard, shard_bytes = self.index.shard(number)
-            yield Range(shard, start, end - start, shard_bytes)
+            shard, *stat = self.index.shard(number)
+            yield Range(shard, start, end - start, *stat)
             at = until + 1
 
     def _ranges(self, indices: NDArray[np.int64]) -> list[Range]:
@@ -74,6 +74,6 @@ class ShardImages:
         shards = map(self.index.shard, columns["shard_ends"].searchsorted(at, side="right").tolist())
         starts, lengths = columns["blocks"][at].astype(np.int64) * BLOCK, columns["lengths"][at]
         return [
-            Range(shard, start, length, shard_bytes)
-            for (shard, shard_bytes), start, length in zip(shards, starts.tolist(), lengths.tolist(), strict=True)
+            Range(shard, start, length, *stat)
+            for (shard, *stat), start, length in zip(shards, starts.tolist(), lengths.tolist(), strict=True)
         ]

@@ -1,8 +1,8 @@
 """The index of a set of shards: where each image lies, its labels, its name and its checksum.
 
-One safetensors file, whose columns are memory-mapped: opening it reads its header, whatever its size, and about 45
-bytes per image lie on disk. Sizes, counts and numbers that describe the whole are JSON in the header. Written
-column by column from one part for each shard, which is such a file with one shard; so memory stays flat.
+One safetensors file, whose columns are memory-mapped: opening it reads its header, whatever its size. An image of one
+class takes 24 bytes on disk, and its name. Sizes, counts and numbers that describe the whole are JSON in the header.
+Written column by column from one part for each shard, which is such a file with one shard; so memory stays flat.
 
 Axes: S shards, N images, M labels of all images together.
 """
@@ -30,6 +30,7 @@ KEY = "mixonomy_shards"
 COLUMNS: dict[str, str] = {  # in this order in the file, so that each is aligned
     "shard_ends": "<i8",  # [S], images up to the end of each shard
     "shard_bytes": "<i8",  # [S], of each tar file
+    "shard_versions": "<i8",  # [S], see `Stat`; only of shards that were read to make the index
     "shard_name_ends": "<i8",  # [S]
     "label_ends": "<i8",  # [N], labels up to the end of each image's; only where an image may have several
     "name_ends": "<i8",  # [N]
@@ -43,6 +44,9 @@ COLUMNS: dict[str, str] = {  # in this order in the file, so that each is aligne
 RUNNING = {"shard_ends": "blocks", "shard_name_ends": "shard_names", "label_ends": "labels", "name_ends": "names"}
 """Column of ends -> the column in which they count."""
 SAFETENSORS_TYPES = {"<i8": "I64", "<i4": "I32", "<u4": "U32", "<u1": "U8"}
+
+LAYOUT = ("shard_ends", "shard_bytes", "blocks", "lengths", "checksums", "shard_name_ends", "shard_names")
+"""Columns that say how images lie in shards."""
 
 Columns = dict[str, NDArray[Any]]
 
@@ -58,7 +62,8 @@ class Index:
     Args:
       path: of its file.
       about: what describes the whole: format, name, class_names, channels, imagenet_indices, splits (name -> first
-        shard and the one after the last), digest, is_packed (by `mixonomy data pack`).
+        shard and the one after the last), digest, layout (hexadecimal, of how the images lie in the
+        shards), is_packed (by `mixonomy data pack`).
       columns: see COLUMNS.
     """
 
@@ -81,8 +86,8 @@ class Index:
         """Paths of the shards from the folder or URL of the whole."""
         return PackedStrings.stored(self.columns["shard_names"], self.columns["shard_name_ends"], 0)
 
-    def shard(self, number: int) -> tuple[str, int]:
-        """Path and bytes of a shard."""
+    def shard(self, number: int) -> tuple[str, int, int]:
+        """Path, bytes and version of a shard; all that were packed together have one version."""
         return _shard(self, number)
 
     def images(self, split: str) -> range:
@@ -99,8 +104,10 @@ class Index:
 
 
 @lru_cache(2**12)
-def _shard(index: Index, number: int) -> tuple[str, int]:
-    return index.shard_names()[number], int(index.columns["shard_bytes"][number])
+def _shard(index: Index, number: int) -> tuple[str, int, int]:
+    versions = index.columns.get("shard_versions")
+    version = int(index.about.get("layout", "0"), 16) if versions is None else int(versions[number])
+    return index.shard_names()[number], int(index.columns["shard_bytes"][number]), version
 
 
 @dataclass
@@ -109,6 +116,7 @@ class Part:
 
     shard: str
     num_bytes: int = 0
+    version: int | None = None
     blocks: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     checksums: list[int | None] = field(default_factory=list)
@@ -116,11 +124,12 @@ class Part:
     names: list[str] = field(default_factory=list)
 
     def columns(self) -> Columns:
-        """All columns but those of checksums where one is not known; labels as where there may be several."""
+        """All columns but those of what is not known of all; labels as where there may be several."""
         names, shard = [os.fsencode(name) for name in self.names], os.fsencode(self.shard)
         columns: dict[str, Any] = {
             "shard_ends": [len(self.blocks)],
             "shard_bytes": [self.num_bytes],
+            "shard_versions": [self.version],
             "shard_name_ends": [len(shard)],
             "label_ends": np.cumsum([len(labels) for labels in self.labels]),
             "name_ends": np.cumsum([len(name) for name in names]),
@@ -131,9 +140,9 @@ class Part:
             "shard_names": np.frombuffer(shard, dtype=np.uint8),
             "names": np.frombuffer(b"".join(names), dtype=np.uint8),
         }
-        if None in self.checksums:
-            del columns["checksums"]
-        return {name: np.asarray(column, dtype=COLUMNS[name]) for name, column in columns.items()}
+        unknown = [name for name in ("shard_versions", "checksums") if None in columns[name]]
+        known = {name: column for name, column in columns.items() if name not in unknown}
+        return {name: np.asarray(column, dtype=COLUMNS[name]) for name, column in known.items()}
 
 
 def write(path: Path, columns: dict[str, tuple[int, Iterable[NDArray[Any]]]], about: dict[str, Any]) -> None:
@@ -217,7 +226,7 @@ def merge(path: Path, parts: Sequence[Path], about: dict[str, Any], relabel: Seq
     """Writes the index of many shards from those of each, in that order; one column after the other.
 
     Args:
-      about: see `Index`; its digest is added. Labels become single ones unless `about["is_multilabel"]`.
+      about: see `Index`; digest and layout are added. Labels become single ones unless `about["is_multilabel"]`.
       relabel: for each part its class numbers -> those of the whole, where they differ.
     """
     lengths, is_multilabel = _lengths(parts), about["is_multilabel"]
@@ -237,7 +246,8 @@ def merge(path: Path, parts: Sequence[Path], about: dict[str, Any], relabel: Seq
             else:
                 yield array
 
-    about = {**about, "digest": _digest(parts, arrays, about)}
+    layout = _layout([arrays(name) for name in LAYOUT if name in lengths], about)
+    about = {**about, "digest": _digest(parts, arrays, about), "layout": layout}
     write(path, {name: (length, arrays(name)) for name, length in lengths.items()}, about)
 
 
@@ -261,3 +271,12 @@ def _digest(parts: Sequence[Path], arrays: Any, about: dict[str, Any]) -> str:
         for array in arrays(name):
             found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()[:16]
+
+
+def _layout(columns: Sequence[Iterable[NDArray[Any]]], about: dict[str, Any]) -> str:
+    """Fifteen hexadecimal digits of what the digest leaves out: how the images lie in shards, and their bytes."""
+    found = hashlib.sha256(json.dumps([about[name] for name in ("name", "channels", "imagenet_indices")]).encode())
+    for column in columns:
+        for array in column:
+            found.update(np.ascontiguousarray(array).data)
+    return found.hexdigest()[:15]

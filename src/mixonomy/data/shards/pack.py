@@ -99,6 +99,8 @@ def pack(
     Raises:
       ValueError: if an image cannot be read, the disk is full, `out` is there already, or was begun in another way.
     """
+    if out.name in ("", ".."):
+        raise ValueError(f"packing makes a new folder, and {out} is one already; give its name as OUT, such as shards.")
     bad, partial = BadImages() if bad is None else bad, out.with_name(f"{out.name}.partial")
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -151,6 +153,8 @@ def _begin(partial: Path, source: Source, options: Options) -> None:
     Raises:
       ValueError: if that was something else.
     """
+    for left in partial.glob(".*.tmp"):  # of a process that was killed; the lock says that no other is here
+        left.unlink()
     plan = {"format": FORMAT, "data": source.digest(), "source": source.name, **dataclasses.asdict(options)}
     path = partial / "plan.json"
     try:
@@ -174,7 +178,7 @@ def _begin(partial: Path, source: Source, options: Options) -> None:
 
 
 def _finished(partial: Path, split: str) -> list[Path]:
-    """The indices of the shards of a split that an earlier start has finished, in order; what came after is removed."""
+    """The indices of the shards of a split that an earlier start has finished, in order."""
     found = []
     while (part := partial / _part_name(split, len(found))).is_file():
         try:
@@ -185,8 +189,6 @@ def _finished(partial: Path, split: str) -> list[Path]:
         except (files.NoIndex, FileNotFoundError):
             break
         found.append(part)
-    for left in partial.glob(f".{split}-*.tmp"):
-        left.unlink()
     return found
 
 
@@ -215,7 +217,7 @@ def _end(
     index = files.open_index(partial / NAME)
     counts = np.diff(index.columns["shard_ends"], prepend=0).tolist()
     shards = list(index.shard_names())
-    ours = {key: about[key] for key in ("name", "channels", "imagenet_indices")} | {"digest": index.about["digest"]}
+    ours = {key: index.about[key] for key in ("name", "channels", "imagenet_indices", "digest", "layout")}
     described = {
         split: {
             "name": split,

@@ -6,6 +6,7 @@ in a member `cls` (a number, several, or a class name), in `json` under one of `
 
 import json
 import re
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ import numpy as np
 
 from mixonomy.data.shards import index as files
 from mixonomy.data.shards.index import BLOCK, Part
-from mixonomy.data.shards.store import SCAN_BLOCK, Store
+from mixonomy.data.shards.store import SCAN_BLOCK, Stat, Store
 from mixonomy.data.sources.files import IMAGE_ENDINGS
 from mixonomy.progress import Console
 
@@ -43,7 +44,7 @@ class _Sample:
 def scan(
     store: Store,
     splits: dict[str, list[str]],
-    sizes: dict[str, int],
+    stats: dict[str, Stat],
     path: Path,
     about: dict[str, Any],
     label_fields: dict[str, str],
@@ -54,7 +55,7 @@ def scan(
 
     Args:
       splits: split -> its shards, by their paths in the store.
-      sizes: shard -> bytes.
+      stats: shard -> bytes and version.
       path: of the index.
       about: see `Index`; its class_names may be empty, then they are found.
       label_fields: split -> field of `json` that holds the label, where it is known (timm's alt_label).
@@ -69,9 +70,9 @@ def scan(
     def one(task: tuple[int, tuple[str, str]]) -> Path:
         number, (split, shard) = task
         part_path = folder / f"{number:06d}"
-        if not _is_done(part_path, shard, sizes[shard]):
-            with store.open(shard) as file:
-                part, found = _scan_shard(file, shard, sizes[shard], about["is_packed"], label_fields.get(split, ""))
+        if not _is_done(part_path, shard, stats[shard]):
+            with store.open(shard, stats[shard]) as file:
+                part, found = _scan_shard(file, shard, stats[shard], about["is_packed"], label_fields.get(split, ""))
             files.write_part(part_path, part, found)
         return part_path
 
@@ -91,9 +92,7 @@ def scan(
         "unlabelled": sum(each["unlabelled"] for each in found),
     }
     files.merge(path, parts, about, relabel)
-    for part_path in parts:
-        part_path.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
 
 
 def _in_order(pool: ThreadPoolExecutor, one: Callable[[Any], Path], tasks: Sequence[Any]) -> Iterator[Path]:
@@ -102,7 +101,7 @@ def _in_order(pool: ThreadPoolExecutor, one: Callable[[Any], Path], tasks: Seque
         yield from pool.map(one, tasks[first : first + 4 * SCANNERS])
 
 
-def _is_done(path: Path, shard: str, size: int) -> bool:
+def _is_done(path: Path, shard: str, stat: Stat) -> bool:
     """Whether an earlier scan that was interrupted has read this shard."""
     if not path.is_file():
         return False
@@ -110,14 +109,14 @@ def _is_done(path: Path, shard: str, size: int) -> bool:
         index = files.open_index(path)
     except files.NoIndex:
         return False
-    return index.shard_names()[0] == shard and int(index.columns["shard_bytes"][0]) == size
+    return "shard_versions" in index.columns and index.shard(0) == (shard, *stat)
 
 
 def _scan_shard(
-    file: BinaryIO, shard: str, size: int, is_packed: bool, label_field: str
+    file: BinaryIO, shard: str, stat: Stat, is_packed: bool, label_field: str
 ) -> tuple[Part, dict[str, Any]]:
     """The index of one shard, and what is to know of its labels: which classes they name, and how."""
-    part = Part(shard, size)
+    part = Part(shard, *stat)
     stem, unlabelled, is_multilabel, is_text = shard.removesuffix(".tar"), 0, False, False
     numbers: dict[Value, int] = {}
     for sample in _samples(file, shard):
@@ -130,8 +129,8 @@ def _scan_shard(
             unlabelled += 1
             continue
         values, is_list = found
-        is_in_fields = label_field or "cls" not in sample.side and fields.keys() & set(LABEL_FIELDS)
-        is_text |= not is_in_fields and any(isinstance(value, str) for value in values)
+        is_in_text = not (label_field or "cls" in sample.side or fields.keys() & set(LABEL_FIELDS))
+        is_text |= is_in_text and any(isinstance(value, str) for value in values)
         is_multilabel |= is_list
         part.blocks.append(start // BLOCK)
         part.lengths.append(length)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import http
 import importlib
 import os
 import sys
@@ -32,16 +33,32 @@ SCAN_BLOCK = 2**20  # bytes of one request while the headers of a remote shard a
 NUM_LOCKS = 64
 SIMPLECACHE = "simplecache::"
 UNSAFE_CACHES = ("filecache::", "blockcache::")
+ASKERS = 32  # questions about files that a store is asked at the same time
+VERSIONS = ("ETag", "etag", "md5Hash", "Content-MD5", "Digest", "mtime", "LastModified", "Last-Modified", "created")
+"""Fields of fsspec's `info` that change with the content of a file; each file system has some."""
 PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 
 
 class Range(NamedTuple):
-    """Bytes of a shard."""
+    """Bytes of a shard, which has so many itself and is of a version."""
 
     shard: str
     start: int
     length: int
     shard_bytes: int
+    version: int = 0
+
+
+class Stat(NamedTuple):
+    """What a store says of a shard without reading it.
+
+    Args:
+      version: another one if the content is another: nanoseconds of its modification, or a hash of its ETag or the
+        like; 0 where the store tells nothing.
+    """
+
+    num_bytes: int
+    version: int
 
 
 class Store(Protocol):
@@ -69,15 +86,15 @@ class Store(Protocol):
         """
         ...
 
-    def find(self, patterns: Sequence[str], /) -> dict[str, int]:
-        """Path from the root -> bytes, of all tar files below it, or of those that the patterns name; in order.
+    def find(self, patterns: Sequence[str], /) -> dict[str, Stat]:
+        """Path from the root -> bytes and version, of all tar files below it, or of those that patterns name; in order.
 
         Raises:
           ValueError: if a pattern without wildcards names no file.
         """
         ...
 
-    def open(self, shard: str, /) -> BinaryIO:
+    def open(self, shard: str, stat: Stat, /) -> BinaryIO:
         """A shard from its beginning, for reading its headers."""
         ...
 
@@ -118,7 +135,7 @@ class LocalStore:
         if num_bytes <= memory_bytes() * MAX_PREFETCHED:
             _in_background(lambda: self.read_ahead(wanted))
 
-    def find(self, patterns: Sequence[str]) -> dict[str, int]:
+    def find(self, patterns: Sequence[str]) -> dict[str, Stat]:
         """See `Store`."""
         root = Path(self.root)
         names = [pattern for pattern in patterns if not has_magic(pattern)]
@@ -128,9 +145,10 @@ class LocalStore:
         globs = [pattern for pattern in patterns if has_magic(pattern)] or ([] if names else ["**/*.tar"])
         found = {*names, *(path.relative_to(root).as_posix() for glob in globs for path in root.glob(glob))}
         shown = (name for name in found if not any(part.startswith(".") for part in name.split("/")))
-        return {name: (root / name).stat().st_size for name in sorted(shown)}
+        stats = {name: (root / name).stat() for name in sorted(shown)}
+        return {name: Stat(stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()}
 
-    def open(self, shard: str) -> BinaryIO:
+    def open(self, shard: str, stat: Stat) -> BinaryIO:
         """See `Store`."""
         return open(Path(self.root, shard), "rb")
 
@@ -167,7 +185,8 @@ class RemoteStore:
 
     Ranges are fetched many at a time, those of the next batch while one is decoded. With `simplecache::` whole shards
     are copied to a folder on disk when they are first read: $FSSPEC_SIMPLECACHE_CACHE_STORAGE, else
-    ~/.cache/mixonomy/shards. Credentials and options are fsspec's: its environment variables and configuration files.
+    ~/.cache/mixonomy/shards/copies; a copy's name is a hash of the shard's address and version. Credentials and options
+    are fsspec's: its environment variables and configuration files.
     """
 
     def __init__(self, url: str):
@@ -187,7 +206,7 @@ class RemoteStore:
     def read(self, wanted: Range) -> bytes:
         """See `Store`."""
         self._connect()
-        if self._is_cached:
+        if self.is_cached:
             return self._cached.read(wanted._replace(shard=self._copy(wanted)))
         fetching = self._ahead.pop(wanted, None)
         found = self._fetch([wanted])[0] if fetching is None else fetching[0].result()[fetching[1]]
@@ -198,7 +217,7 @@ class RemoteStore:
     def read_ahead(self, wanted: Sequence[Range]) -> None:
         """See `Store`."""
         self._connect()
-        if self._is_cached:
+        if self.is_cached:
             return
         wanted = [one for one in dict.fromkeys(wanted) if one not in self._ahead]
         if not wanted:
@@ -213,7 +232,7 @@ class RemoteStore:
     def prefetch(self, wanted: Sequence[Range], num_bytes: int) -> None:
         """See `Store`: copies whole shards ahead where they are copied at all."""
         self._connect()
-        if not self._is_cached:
+        if not self.is_cached:
             return
         new = [one for one in {one.shard: one for one in wanted}.values() if one.shard not in self._copies]
 
@@ -225,57 +244,91 @@ class RemoteStore:
         if new:
             self._pool.submit(copy)
 
-    def find(self, patterns: Sequence[str]) -> dict[str, int]:
+    def find(self, patterns: Sequence[str]) -> dict[str, Stat]:
         """See `Store`."""
         self._connect()
-        names = [pattern for pattern in patterns if not has_magic(pattern)]
+        self._remote.invalidate_cache()  # of what folders held before
+        named = [pattern for pattern in patterns if not has_magic(pattern)]
         globs = [pattern for pattern in patterns if has_magic(pattern)]
-        entries: dict[str, Any] = {}
-        for name in names:
-            try:
-                entries[name] = self._try(lambda name=name: self._fs.info(self._path(name)))
-            except FileNotFoundError:
-                raise ValueError(
-                    f"there is no shard {self.root}/{name}; put it there, or leave it out of the pattern."
-                ) from None
-        listed = [self._try(lambda glob=glob: self._fs.glob(self._path(glob), detail=True)) for glob in globs]
+        listed = [self._try(lambda glob=glob: self._remote.glob(self._path(glob), detail=True)) for glob in globs]
         if not patterns:
-            listed = [self._try(lambda: self._fs.find(self._folder, detail=True))]
+            listed = [self._try(lambda: self._remote.find(self._folder, detail=True))]
+        entries: dict[str, Any] = {}
         for path, entry in (item for found in listed for item in found.items()):
-            name = str(path).removeprefix(self._folder).lstrip("/")
+            name = self._name(path)
             if name.endswith(".tar") or globs:
                 entries[name] = entry
-        return {name: int(entries[name].get("size") or 0) for name in sorted(entries)}
+        unknown = [
+            *named,
+            *(name for name, entry in entries.items() if entry.get("size") is None),
+        ]  # a web page's links
+        with ThreadPoolExecutor(ASKERS) as pool:
+            entries |= zip(unknown, pool.map(self._entry, unknown), strict=True)
+        return {name: _stat(entries[name]) for name in sorted(entries)}
 
-    def open(self, shard: str) -> BinaryIO:
+    def sizes(self, expected: Sequence[str]) -> dict[str, int | None]:
+        """Files of the folder -> bytes, None where the store does not tell; nothing if it cannot be listed.
+
+        Args:
+          expected: files of which the first that is not listed is asked for, since web pages may list some only.
+        """
+        self._connect()
+        self._remote.invalidate_cache()
+        try:
+            listed = self._try(lambda: self._remote.ls(self._folder, detail=True))
+        except OSError:  # many web servers list nothing
+            return {}
+        found: dict[str, int | None] = {self._name(entry["name"]): entry.get("size") for entry in listed}
+        missing = next((name for name in expected if name not in found), None)
+        if missing is not None:
+            with contextlib.suppress(FileNotFoundError):
+                self._try(lambda: self._remote.info(self._path(missing)))
+                return {}
+        return found
+
+    def _entry(self, name: str) -> dict[str, Any]:
+        """What fsspec says of a file that is asked for by name."""
+        try:
+            return self._try(lambda: self._remote.info(self._path(name)))
+        except FileNotFoundError:
+            raise ValueError(
+                f"there is no shard {self.root}/{name}; put it there, or leave it out of the pattern."
+            ) from None
+
+    def open(self, shard: str, stat: Stat) -> BinaryIO:
         """See `Store`."""
         self._connect()
-        options = {} if self._is_cached else {"block_size": SCAN_BLOCK, "cache_type": "readahead"}
-        return self._try(lambda: self._fs.open(self._path(shard), "rb", **options))
+        if self.is_cached:
+            return open(self._copy(Range(shard, 0, 0, *stat)), "rb")
+        return self._try(lambda: self._fs.open(self._path(shard), "rb", block_size=SCAN_BLOCK, cache_type="readahead"))
 
     def content(self, name: str) -> bytes | None:
         """See `Store`."""
         self._connect()
-        fs = self._fs.fs if self._is_cached else self._fs  # a copy would hide that it is another now
         try:
-            return self._try(lambda: fs.cat_file(self._path(name)))
-        except FileNotFoundError:
+            return self._try(lambda: self._remote.cat_file(self._path(name)))
+        except (
+            FileNotFoundError,
+            PermissionError,
+        ):  # buckets that must not be listed say "forbidden" of what is not there
             return None
 
     def fetch(self, name: str, path: Path) -> None:
-        """Copies a file to a local one, which is there whole or not at all."""
+        """Copies a file to a local one, which is there whole or not at all; the caller has a lock on it."""
         self._connect()
-        fs = self._fs.fs if self._is_cached else self._fs
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.tmp")
         try:
-            self._try(lambda: fs.get_file(self._path(name), str(temporary)))
+            self._try(lambda: self._remote.get_file(self._path(name), str(temporary)))
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
     def _path(self, name: str) -> str:
         return f"{self._folder}/{name}"
+
+    def _name(self, path: Any) -> str:
+        return str(path).removeprefix(self._folder).lstrip("/")
 
     def _connect(self) -> None:
         if self._process == os.getpid():
@@ -284,7 +337,7 @@ class RemoteStore:
         from fsspec.config import conf
 
         options: dict[str, Any] = {}
-        if self._is_cached and "cache_storage" not in conf.get("simplecache", {}):
+        if self.is_cached and "cache_storage" not in conf.get("simplecache", {}):
             options["simplecache"] = {"cache_storage": str(CACHE / "copies")}
         protocol = self.root.rpartition("::")[2].partition("://")[0]
         if protocol in ("http", "https") and "client_kwargs" not in conf.get(protocol, {}):
@@ -309,8 +362,14 @@ class RemoteStore:
         self._process = os.getpid()
 
     @property
-    def _is_cached(self) -> bool:
+    def is_cached(self) -> bool:
+        """Whether whole shards are copied."""
         return self.root.startswith(SIMPLECACHE)
+
+    @property
+    def _remote(self) -> Any:
+        """The file system itself; a copy would hide that a file is another now."""
+        return self._fs.fs if self.is_cached else self._fs
 
     def _fetch(self, wanted: Sequence[Range]) -> list[bytes | OSError]:
         """Ranges of bytes, or why there are none; what failed in passing is asked for again."""
@@ -345,36 +404,35 @@ class RemoteStore:
     def _copy(self, wanted: Range) -> str:
         """Path of the copy of a shard; one process makes it while the others wait."""
         if wanted.shard not in self._copies:
-            path, storage = self._path(wanted.shard), Path(self._fs.storage[-1])
+            storage, address = Path(self._fs.storage[-1]), f"{self._path(wanted.shard)} {wanted.version}"
             storage.mkdir(parents=True, exist_ok=True)
-            number = hashlib.sha256(path.encode()).digest()[0] % NUM_LOCKS
-            with locked(storage / f".lock-{number}"):
-                self._copies[wanted.shard] = self._whole_copy(path, wanted)
+            name = hashlib.sha256(address.encode()).hexdigest()
+            with locked(storage / f".lock-{int(name[:8], 16) % NUM_LOCKS}"):
+                self._make_copy(storage / name, wanted)
+            self._copies[wanted.shard] = str(storage / name)
         return self._copies[wanted.shard]
 
-    def _whole_copy(self, path: str, wanted: Range) -> str:
-        size = -1
-        for _ in range(2):  # what a process that was killed left half done is done again
-            with _named(wanted.shard), self._try(lambda: self._open_copy(path)) as file:
-                local = file.name
-            size = os.path.getsize(local)
-            if size == wanted.shard_bytes:
-                return local
-            os.unlink(local)
-        raise OSError(errno.EIO, f"shard {wanted.shard} has {size:,} bytes, not {wanted.shard_bytes:,}: it was cut off")
-
-    def _open_copy(self, path: str) -> Any:
+    def _make_copy(self, path: Path, wanted: Range) -> None:
+        """Copies a shard, unless it is there."""
+        if path.is_file() and path.stat().st_size == wanted.shard_bytes:
+            return
         try:
-            return self._fs.open(path, "rb")
-        except FileNotFoundError:  # so simplecache calls every page that it cannot ask for
-            self._fs.fs.info(path)  # says why
-            raise ConnectionError(f"no answer about {path}") from None
+            self.fetch(wanted.shard, path)
+        except FileNotFoundError:
+            raise FileNotFoundError(errno.ENOENT, f"there is no shard {wanted.shard} any more") from None
+        except OSError as error:
+            raise OSError(error.errno or errno.EIO, f"shard {wanted.shard}: {error.strerror or error}") from None
+        if (size := path.stat().st_size) != wanted.shard_bytes:
+            path.unlink()
+            said = f"shard {wanted.shard} has {size:,} bytes, not {wanted.shard_bytes:,}"
+            raise OSError(errno.EIO, f"{said}: it was cut off or is another one now")
 
     def _try(self, do: Callable[[], T]) -> T:
         """Does something over the network, again if it fails in passing.
 
         Raises:
           FileNotFoundError: if there is no such file.
+          PermissionError: if it must not be read.
           OSError: if it fails every time.
         """
         for number in range(TRIES):
@@ -382,8 +440,10 @@ class RemoteStore:
                 return do()
             except _network_errors() as error:
                 cause = _cause(error)
-                if isinstance(cause, FileNotFoundError):
+                if isinstance(cause, FileNotFoundError | PermissionError):
                     raise
+                if getattr(cause, "status", 0) == http.HTTPStatus.FORBIDDEN:
+                    raise PermissionError(errno.EACCES, f"{self.root} may not be read: {cause}") from None
                 if number == TRIES - 1:
                     said = str(cause) or type(cause).__name__
                     raise OSError(errno.EIO, f"{self.root} could not be reached: {said}") from None
@@ -399,6 +459,13 @@ def store_of(root: str) -> LocalStore | RemoteStore:
 def is_url(text: str) -> bool:
     """Whether fsspec has to open it."""
     return "://" in text
+
+
+def _stat(entry: dict[str, Any]) -> Stat:
+    """Of a file, by what fsspec says of it."""
+    version = "\n".join(f"{name} {entry[name]}" for name in VERSIONS if entry.get(name))
+    number = int.from_bytes(hashlib.sha256(version.encode()).digest()[:7], "little") if version else 0
+    return Stat(int(entry.get("size") or 0), number)
 
 
 def memory_bytes() -> int:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +18,7 @@ from mixonomy.data.shards import store as stores
 from mixonomy.data.shards.images import ShardImages
 from mixonomy.data.shards.index import INFO, NAME, Index, NoIndex, open_index
 from mixonomy.data.shards.scan import scan
-from mixonomy.data.shards.store import LocalStore, RemoteStore
+from mixonomy.data.shards.store import LocalStore, RemoteStore, Stat
 from mixonomy.data.sources.base import SPLITS, Labels, Source, Split
 from mixonomy.data.sources.folder import SPLIT_FOLDERS
 from mixonomy.data.sources.lazy import LARGE, LazyLabels, Stretch
@@ -101,12 +101,12 @@ def _packed(store: LocalStore | RemoteStore) -> Index | None:
         about = (_info(store) or {}).get("mixonomy")
         if not isinstance(about, dict) or "digest" not in about:
             return None
-        path = _cached(store.root, about["digest"])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with stores.locked(path.with_name(f".{path.name}.lock")):
-            if not path.is_file():
-                store.fetch(NAME, path)
-        return open_index(path)
+        index = _fetched(store, about)
+        if not store.is_cached:  # a copy may outlive its shard
+            found = store.sizes(list(index.shard_names()))
+            if found:
+                _compare(index, store.root, lambda name: found.get(name, -1))
+        return index
     path = Path(store.root, NAME)
     if not path.is_file():
         return None
@@ -116,39 +116,83 @@ def _packed(store: LocalStore | RemoteStore) -> Index | None:
         raise ValueError(f"{error}; remove it, and it is made again from the shards.") from None
     if not index.about["is_packed"]:
         return None
+    _compare(index, store.root, lambda name: _size(os.path.join(store.root, name)))
+    return index
+
+
+def _fetched(store: RemoteStore, about: dict[str, Any]) -> Index:
+    """The index of packed shards elsewhere, fetched once for each content.
+
+    Args:
+      about: what `_info.json` says of it.
+    Raises:
+      ValueError: if it is damaged, or of other shards than `_info.json`.
+    """
+    layout = about.get("layout", "")
+    path = _cached(store.root, about["digest"], layout)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with stores.locked(path.with_name(f".{path.name}.lock")):
+        for is_last in (False, True):  # what was kept may be damaged, then it is fetched once more
+            if not path.is_file():
+                store.fetch(NAME, path)
+            try:
+                index = open_index(path)
+                if index.about.get("layout", "") != layout:
+                    raise NoIndex(f"{store.root}/{NAME} is not of the shards that {INFO} there describes")
+                return index
+            except NoIndex as error:
+                path.unlink()
+                if is_last:
+                    raise ValueError(f"{error}; copy {NAME} and {INFO} to {store.root} again.") from None
+    raise AssertionError("unreachable")
+
+
+def _size(path: str) -> int:
+    """Bytes of a file; -1 if there is none."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return -1
+
+
+def _compare(index: Index, root: str, size_of: Callable[[str], int | None]) -> None:
+    """Compares packed shards with their index.
+
+    Args:
+      size_of: bytes of a shard by its name; -1 if it is not there, None if they are not known.
+    Raises:
+      ValueError: if a shard is gone or was cut off.
+    """
     for name, expected in zip(index.shard_names(), index.columns["shard_bytes"].tolist(), strict=True):
-        shard = os.path.join(store.root, name)
-        try:
-            size = os.stat(shard).st_size
-        except FileNotFoundError:
+        shard, size = os.path.join(root, name), size_of(name)
+        if size == -1:
             raise ValueError(
                 f"shard {shard} is missing, and its index says that it belongs there; copy it there or pack again."
-            ) from None
-        if size != expected:
+            )
+        if size is not None and size != expected:
             what = "was cut off" if size < expected else "is another file"
             raise ValueError(
                 f"shard {shard} {what}: it has {size:,} bytes and its index says {expected:,}; copy it again or pack "
                 f"again."
             )
-    return index
 
 
 def _scanned(store: LocalStore | RemoteStore, patterns: tuple[str, ...]) -> Index:
     """The index of other shards, made now or before."""
-    sizes = store.find(patterns)
-    if not sizes:
+    stats = store.find(patterns)
+    if not stats:
         what = f"{store.root} has no .tar files" if not patterns else f"nothing in {store.root} fits {patterns[0]}"
         raise ValueError(f"{what}; give a folder of shards, a shard, or a pattern such as {store.root}/*.tar.")
     info = _info(store) or {}
-    splits, label_fields = _splits(info, list(sizes), is_part=bool(patterns))
-    if missing := [shard for shards in splits.values() for shard in shards if shard not in sizes]:
+    splits, label_fields = _splits(info, list(stats), is_part=bool(patterns))
+    if missing := [shard for shards in splits.values() for shard in shards if shard not in stats]:
         raise ValueError(
             f"shard {missing[0]} of {store.root} is missing, and {INFO} there says that it belongs there"
             f"{f' ({len(missing):,} are missing)' if len(missing) > 1 else ''}; copy it there."
         )
     is_writable = isinstance(store, LocalStore) and not patterns and os.access(store.root, os.W_OK)
-    path = Path(store.root, NAME) if is_writable else _cached(store.root, *sorted(sizes))
-    index = _current(path, store, splits, sizes)
+    path = Path(store.root, NAME) if is_writable else _cached(store.root, *sorted(stats))
+    index = _current(path, store, splits, stats)
     if index is not None:
         return index
     ours = info.get("mixonomy")
@@ -162,15 +206,15 @@ def _scanned(store: LocalStore | RemoteStore, patterns: tuple[str, ...]) -> Inde
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with stores.locked(path.with_name(f".{path.name}.lock")):  # of several processes one reads, the others wait
-        index = _current(path, store, splits, sizes)
+        index = _current(path, store, splits, stats)
         if index is None:
-            scan(store, splits, sizes, path, about, label_fields)
+            scan(store, splits, stats, path, about, label_fields)
             index = open_index(path)
     return index
 
 
 def _current(
-    path: Path, store: LocalStore | RemoteStore, splits: dict[str, list[str]], sizes: dict[str, int]
+    path: Path, store: LocalStore | RemoteStore, splits: dict[str, list[str]], stats: dict[str, Stat]
 ) -> Index | None:
     """The index that an earlier scan made, if the shards are those that it saw.
 
@@ -182,7 +226,7 @@ def _current(
     except NoIndex:
         return None
     names = list(index.shard_names())
-    if gone := [name for name in names if name not in sizes]:
+    if gone := [name for name in names if name not in stats]:
         raise ValueError(
             f"shard {gone[0]} of {store.root} is missing, and {path} says that it belongs there; copy it there, or "
             f"remove that index to do without."
@@ -191,10 +235,8 @@ def _current(
     as_now = {split: bounds[number : number + 2] for number, split in enumerate(splits)}
     wanted = [shard for shards in splits.values() for shard in shards]
     is_same = names == wanted and index.about["splits"] == as_now
-    is_same = is_same and index.columns["shard_bytes"].tolist() == [sizes[name] for name in names]
-    if is_same and isinstance(store, LocalStore):
-        made = path.stat().st_mtime
-        is_same = all(os.stat(os.path.join(store.root, name)).st_mtime <= made for name in names)
+    is_same = is_same and "shard_versions" in index.columns
+    is_same = is_same and all(index.shard(number) == (name, *stats[name]) for number, name in enumerate(names))
     return index if is_same else None
 
 
