@@ -2,9 +2,10 @@
 
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from typing import Any
+
+from torch import distributed as dist
 
 SECONDS = 300  # after which ranks that do not end are a failure
 
@@ -18,22 +19,19 @@ def environment(rank: int, size: int, port: int) -> dict[str, str]:
     return {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in numbers.items()}}
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
-
-
 def in_ranks(size: int, work: Callable[..., Any], *arguments: Any, store_port: int | None = None) -> list[Any]:
     """What `work` returns on each rank, or the exception that it raises there; None of one that is killed.
 
     Args:
-      store_port: where the store of an earlier start still is, as torchrun keeps it; rank 0 has one if not given.
+      store_port: where the store of an earlier start still is, as torchrun keeps it; one is made if not given.
     """
-    port, processes = store_port or free_port(), []
+    if store_port is None:  # bound as long as the ranks live; a number that is merely free may be another's by then
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        return in_ranks(size, work, *arguments, store_port=store.port)
+    processes = []
     for rank in range(size):
         ours, theirs = _context.Pipe(duplex=False)
-        variables = environment(rank, size, port) | {"TORCHELASTIC_USE_AGENT_STORE": str(store_port is not None)}
+        variables = environment(rank, size, store_port) | {"TORCHELASTIC_USE_AGENT_STORE": "True"}
         process = _context.Process(target=_as_rank, args=(theirs, variables, work, arguments))
         process.start()
         theirs.close()
