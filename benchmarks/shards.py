@@ -91,7 +91,7 @@ def reading(folder: Path, count: int, rounds: int) -> dict[str, Found]:
             forget(folder)
             start = time.perf_counter()
             total = 0
-            sampler = VisitSampler(split.images, order_of(split, 0), 0, BATCH, 1, 1, slice(None))
+            sampler = VisitSampler(split.images, order_of(split, 0), 0, BATCH, 1, 1, slice(BATCH))
             for number, (_, visits, soon) in zip(range(math.ceil(count / BATCH)), sampler, strict=False):
                 read_ahead(split.images, soon)
                 wanted = visits.indices[: count - number * BATCH].tolist()

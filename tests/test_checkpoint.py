@@ -224,6 +224,17 @@ def test_failed_write_is_raised_by_the_next_call_and_leaves_the_old_one(tmp_path
     assert checkpoints.newest()[1].step == 30
 
 
+def test_tensors_that_are_copies_already_are_not_copied_again(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(Checkpoints, "_write", lambda self, tensors, progress: written.append(tensors))
+    checkpoints = Checkpoints(tmp_path)
+    for are_copies in (True, False):
+        checkpoints.save(TENSORS, Progress(), are_copies=are_copies)
+        checkpoints.wait()
+    places = [tensors["model/w"].data_ptr() for tensors in (TENSORS, *written)]
+    assert places[1] == places[0] != places[2]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_a_checkpoint_takes_one_copy_of_the_tensors_in_memory(tmp_path):

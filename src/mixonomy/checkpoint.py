@@ -53,14 +53,16 @@ class Checkpoints:
         self.folder = folder
         self._writing: Future[None] | None = None
 
-    def save(self, tensors: dict[str, Tensor], progress: Progress) -> None:
+    def save(self, tensors: dict[str, Tensor], progress: Progress, *, are_copies: bool = False) -> None:
         """Copies the tensors now and writes them soon; waits for the write before this one.
 
+        Args:
+          are_copies: nobody changes the tensors meanwhile, and they are in the memory of the CPU: they are not copied.
         Raises:
           OSError: if the write before this one failed.
         """
         self.wait()
-        copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+        copies = {name: tensor.detach().to("cpu", copy=not are_copies).contiguous() for name, tensor in tensors.items()}
         pool = ThreadPoolExecutor(1)
         self._writing = pool.submit(self._write, copies, progress)
         pool.shutdown(wait=False)  # the thread ends with this write

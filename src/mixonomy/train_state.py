@@ -317,10 +317,17 @@ class TrainState:
             return found
         return {name: self._put_together(tensor) for name, tensor in found.items()}
 
+    @property
+    def tensors_are_copies(self) -> bool:
+        """Whether the next step leaves what `tensors` gave as it is: put together of shares, they are in no use."""
+        return self._whole is not None
+
     def _put_together(self, tensor: Tensor) -> Tensor:
-        """On the first rank, which writes it, the whole of a tensor; nothing of it elsewhere."""
+        """On the first rank, which writes it, a copy of the whole of a tensor; nothing of it elsewhere."""
         whole = parallel.whole(tensor)
-        return whole.cpu() if parallel.rank() == 0 else whole.new_empty(0)
+        if parallel.rank() != 0:
+            return whole.new_empty(0)
+        return whole.detach().to("cpu", copy=whole is tensor)  # what was shared is whole in memory of its own
 
     def restore(self, checkpoints: Checkpoints, console: Console) -> Progress:
         """Goes back to the newest whole checkpoint, which the first rank reads, or stays at the start."""

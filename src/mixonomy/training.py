@@ -305,7 +305,7 @@ def _train(
                 if is_save:
                     setup.bad.share()
                     progress = replace(progress, bad_images=dict(setup.bad.errors))
-                    progress = _saved(checkpoints, state.tensors(), progress, trackers, folder)
+                    progress = _saved(checkpoints, state, progress, trackers, folder)
                     saved_at = time.monotonic()
                 if is_eval or progress.seen // len(plan.train) > logged_epoch:
                     _check_bad(setup, recipe)
@@ -403,19 +403,20 @@ def _write(trackers: Trackers | None, row: dict[str, Any]) -> None:
 
 def _saved(
     checkpoints: Checkpoints,
-    tensors: dict[str, Tensor],
+    state: TrainState,
     progress: Progress,
     trackers: Trackers | None,
     folder: runs.RunFolder,
 ) -> Progress:
     """Begins a checkpoint, on the rank that writes; returns what it says of progress."""
+    tensors = state.tensors()
 
     def save() -> Progress:
         assert trackers is not None, "the first rank has them"
         _check_finite(tensors, progress.step, folder)
         _check_disk(folder.path, tensors)
         logged = replace(progress, log_bytes=trackers.flush())
-        checkpoints.save(tensors, logged)
+        checkpoints.save(tensors, logged, are_copies=state.tensors_are_copies)
         return logged
 
     return parallel.first(save)

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from mixonomy import parallel
 from mixonomy.data import BadImages, Batch, EvalData, Split, default_workers, loading, train_data
 from mixonomy.data.decode import decode
 from mixonomy.data.loading import InMemoryData, WorkerData
@@ -104,6 +105,16 @@ def test_batch_size_changes_no_sample(augment):
     data = open_(augment)
     small, large = first(data, 12, batch_size=5), first(data, 3, batch_size=20)
     assert torch.equal(torch.cat([b.images for b in small]), torch.cat([b.images for b in large]))
+
+
+@pytest.mark.parametrize("augment", [Augment(), Augment(randaugment_layers=1)], ids=["in memory", "workers"])
+def test_the_order_is_computed_for_the_part_of_a_rank_alone(augment, monkeypatch):
+    monkeypatch.setattr(parallel, "size", lambda: 3)
+    monkeypatch.setattr(parallel, "rank", lambda: 1)
+    asked, at = [], Order.at
+    monkeypatch.setattr(Order, "at", lambda self, *places: asked.append(places) or at(self, *places))
+    assert [len(batch.keys) for batch in first(open_(augment), 2, batch_size=8)] == [3, 3]
+    assert asked[:2] == [(2, 3), (10, 3)] and {count for _, count in asked} == {3}
 
 
 def test_another_seed_gives_another_order():

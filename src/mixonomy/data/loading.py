@@ -132,7 +132,7 @@ class InMemoryData:
         """See `TrainData`."""
         own = parallel.part(batch_size)
         while True:
-            visits = self.order.at(position, batch_size).pick(own)
+            visits = self.order.at(position + own.start, own.stop - own.start)
             good = self.is_readable[visits.indices]
             indices, keys = visits.indices[good], visits.keys[good]
             picked = on_device(indices, self.pixels.device)
@@ -233,7 +233,7 @@ class VisitSampler:
         for number in itertools.count():
             while len(known) <= self.turns:
                 position = self.position + (number + len(known)) * self.batch_size
-                known.append(self.order.at(position, self.batch_size).pick(self.part))
+                known.append(self.order.at(position + self.part.start, self.part.stop - self.part.start))
             self._prefetch(number)
             visits, soon = known.popleft(), known[-1].indices
             yield (

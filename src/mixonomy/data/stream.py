@@ -89,10 +89,6 @@ class Visits:
     indices: NDArray[np.int64]
     keys: UInts
 
-    def pick(self, part: slice) -> "Visits":
-        """Some of them."""
-        return Visits(self.indices[part], self.keys[part])
-
 
 class Order:
     """Which sample stands at each position of the endless stream.
