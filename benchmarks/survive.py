@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from faults import disks, files, kills
-from faults.commands import LIMIT_S, Hung
+from faults.commands import LIMIT_S, CaseFailed
 from faults.place import Outcome, Place
 from rows import RESULTS, Origin, Row, append, make_row, origin
 
@@ -44,6 +44,7 @@ CASES: dict[str, Callable[[Place], Outcome | list[Outcome]]] = {
     "read-only-pack": disks.read_only_pack,
 }
 NEEDS = {"corrupt-allowed": "corrupt"}  # a run that another case began
+MIN_SIZES = 3  # full at the start, later, and not at all
 DATA = "400 photographs"
 
 
@@ -80,6 +81,8 @@ def main() -> int:
         f"{need} before {name}" for name, need in NEEDS.items() if name in options.cases and need not in options.cases
     ]:
         parser.error(f"give {', '.join(missing)}")
+    if options.sizes < MIN_SIZES:
+        parser.error(f"--sizes {options.sizes} leaves out full disks; give {MIN_SIZES} or more")
     with tempfile.TemporaryDirectory() as temporary:
         place = Place(Path(temporary), options.limit, lambda text: print(text, file=sys.stderr, flush=True))
         for name in (case for case in CASES if case in options.cases):
@@ -92,7 +95,7 @@ def main() -> int:
                     found = disks.full_at_many_places(place, options.sizes)
                 else:
                     found = CASES[name](place)
-            except Hung as error:
+            except CaseFailed as error:
                 found = Outcome(name, problems=[str(error)])
             for outcome in found if isinstance(found, list) else [found]:
                 append(options.results, rows_of(outcome, where))

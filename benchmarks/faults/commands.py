@@ -14,7 +14,11 @@ from pathlib import Path
 LIMIT_S = 60.0  # within which a command that meets a fault has to end
 
 
-class Hung(Exception):
+class CaseFailed(Exception):
+    """A case that shows nothing, since what has to come before did not; the message says what."""
+
+
+class Hung(CaseFailed):
     """A command that did not end in time; it was killed."""
 
 
@@ -108,9 +112,10 @@ class Command:
 
         Raises:
           Hung: as in `until`.
-          AssertionError: if the command ended before.
+          CaseFailed: if the command ended before.
         """
-        assert self.until(happened, limit_s), f"it ended too early: {self.log.read_text(errors='replace')[-600:]}"
+        if not self.until(happened, limit_s):
+            raise CaseFailed(f"it ended too early: {self.log.read_text(errors='replace')[-600:]}")
 
     def kill(self) -> None:
         """SIGKILL, to this process alone: what it started, `orphans`, has to find out by itself."""

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from faults.commands import Command, Ended, alive, kill_process
-from faults.place import BATCH, TRAIN_IMAGES, Outcome, Place, checkpoints, different, last_step
+from faults.place import BATCH, TRAIN_IMAGES, Outcome, Place, checkpoints, different, half_written, last_step
 
 AT_START, IN_TRAINING, IN_A_WRITE, AT_THE_END = "at the start", "in training", "in a write", "at the end"
 SHARES = {AT_START: 0.16, IN_A_WRITE: 0.36, AT_THE_END: 0.08}  # of all kills; the rest is in training
@@ -28,25 +28,32 @@ def killed_often(place: Place, num_kills: int = 25, seed: int = 0) -> Outcome:
     counts = {"kills": 0, "half_written": 0, "mid_epoch": 0}
     problems: list[str] = []
     for kind, target in [*zip(kinds, targets, strict=True), *[(AT_THE_END, place.steps)] * at_the_end]:
+        before = set(half_written(out))
         command = place.started(source, out)
-        if not _killed(command, kind, target, out, draws, place.limit_s):
+        if not _killed(command, kind, target, out, draws, place.limit_s, before):
             ended = command.ended(place.limit_s)
             problems.append(f"it ended before it was killed {kind} ({target}): {ended.status}, {ended.text[-300:]}")
             break
         counts["kills"] += 1
-        counts["half_written"] += any((out / "checkpoints").glob(".step-*.tmp"))
+        counts["half_written"] += bool(set(half_written(out)) - before)  # a start that was killed early leaves the old
         counts["mid_epoch"] += last_step(out) * BATCH % TRAIN_IMAGES >= BATCH
         place.say(f"  killed {kind}, about step {last_step(out)}; {len(checkpoints(out))} checkpoints")
     ended = place.run(*place.train(source, out))
-    problems += ended.problems("top-1|is finished" if ended.status else "", status=0)
+    problems += ended.problems("top-1|is finished", status=0)
     found = different(place.whole(source), out)
     left = [path.name for path in out.rglob(".*.tmp")]
     problems += [f"left behind: {', '.join(left)}"] if left else []
     return Outcome(f"killed {num_kills} times", ended, [*problems, *found], is_equal=not found, counts=dict(counts))
 
 
-def _killed(command: Command, kind: str, target: int, out: Path, draws: random.Random, limit_s: float) -> bool:
-    """Whether the command could be killed at such a moment; False if it ended before."""
+def _killed(
+    command: Command, kind: str, target: int, out: Path, draws: random.Random, limit_s: float, before: set[Path]
+) -> bool:
+    """Whether the command could be killed at such a moment; False if it ended before.
+
+    Args:
+      before: half-written checkpoints that an earlier start left.
+    """
     if kind == AT_START:
         time.sleep(draws.uniform(0.0, 4.0))
         happened = command.process.poll() is None
@@ -57,8 +64,7 @@ def _killed(command: Command, kind: str, target: int, out: Path, draws: random.R
         if happened and kind == IN_TRAINING:
             time.sleep(draws.uniform(0.0, 0.3))
         elif happened:
-            folder = out / "checkpoints"
-            happened = command.until(lambda: any(folder.glob(".step-*.tmp")), limit_s)
+            happened = command.until(lambda: bool(set(half_written(out)) - before), limit_s)
             time.sleep(draws.uniform(0.0, 0.02))
     if not happened or command.process.poll() is not None:
         return False

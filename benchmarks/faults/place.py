@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from faults.commands import LIMIT_S, Command, Ended, Hung, run
+from faults.commands import LIMIT_S, CaseFailed, Command, Ended, Hung, run
 
 CLASSES, PER_CLASS = 4, 100
 TRAIN_IMAGES, BATCH = 324, 32  # a tenth is held out for the test, and a tenth of the rest to choose by
@@ -60,7 +60,8 @@ class Place:
         self._number = 0
         photographs(self.photos)
         done = self.run("data", "pack", str(self.photos), str(self.shards), "--shard-size", SHARD)
-        assert done.status == 0, done.text
+        if done.status:
+            raise CaseFailed(f"the photographs could not be packed: {done.text[-600:]}")
 
     def log(self) -> Path:
         """Where the next command's standard error goes."""
@@ -87,12 +88,17 @@ class Place:
         return Command(self.train(source, out, *more), self.log())
 
     def whole(self, source: str | Path, *more: str) -> Path:
-        """The run folder of the training undisturbed; trained when it is first asked for."""
+        """The run folder of the training undisturbed; trained when it is first asked for.
+
+        Raises:
+          CaseFailed: if it does not succeed.
+        """
         name = "-".join([Path(str(source).removeprefix("shards:")).name, *more])
         out = self.folder / f"whole-{self.steps}-{name}"
         if not (out / "result.json").is_file():
             ended = self.run(*self.train(source, out, *more))
-            assert ended.status == 0, ended.text
+            if ended.status:
+                raise CaseFailed(f"the training that nothing disturbs ended with {ended.status}: {ended.text[-600:]}")
         return out
 
     def has_lost(self, source: str | Path, out: Path, *more: str) -> list[str]:
@@ -107,6 +113,11 @@ class Place:
 def checkpoints(out: Path) -> list[Path]:
     """The finished checkpoints of a run, oldest first."""
     return sorted((out / "checkpoints").glob("step-*.safetensors"))
+
+
+def half_written(out: Path) -> list[Path]:
+    """The files of checkpoints that are being written, or were when a process was killed."""
+    return sorted((out / "checkpoints").glob(".step-*.tmp"))
 
 
 def last_step(out: Path) -> int:
