@@ -85,6 +85,16 @@ def test_small_images_get_small_patches():
     assert contender("timm:resnet18", 32).model.name == "timm:resnet18"
 
 
+def test_a_run_folder_may_be_called_like_a_family(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mixer-cifar/run1", "mixer-mine"):
+        with pytest.raises(ValueError, match="unknown model|did you mean"):
+            contender(name, 32)
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "run.json").write_text("{}")
+        assert contender(name, 32).init == name
+
+
 def test_learning_rates_are_chosen_on_enough_images_and_nothing_is_mixed():
     base = comparing.base_recipe("digits", None)  # 1,437 images
     assert base.data.val_share == comparing.MOST_CHOOSING and base.augment.cutmix_prob == base.augment.mixup == 0.0

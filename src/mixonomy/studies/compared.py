@@ -116,7 +116,7 @@ def entries(rows: Sequence[Row], source: str, setting: str) -> list[Entry]:
                 one("train_bytes", source),
                 one("params", place),
                 one("flops", source),
-                _cores(device),
+                cores_of(device),
             )
         )
     return sorted(found, key=lambda entry: (not is_complete(entry, found), -entry.top1.mean))
@@ -364,7 +364,7 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _cores(device: str) -> int | None:
+def cores_of(device: str) -> int | None:
     """Threads from "..., 1 of 2 cores, torch ..."; None of a GPU."""
     part = next((part for part in device.split(", ") if part.endswith(" cores")), "")
     return int(part.split(" ")[0]) if part else None
