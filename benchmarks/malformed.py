@@ -78,7 +78,18 @@ def bombs() -> list[bytes]:
     comment = b"k\0\0" + zlib.compress(bytes(5 * 10**7), 9)
     chunk = len(comment).to_bytes(4) + b"zTXt" + comment + zlib.crc32(b"zTXt" + comment).to_bytes(4)
     noted = text.getvalue()[:33] + chunk + text.getvalue()[33:]
+    flat = io.BytesIO()
+    Image.new("L", (8000, 8000)).save(flat, "JPEG")
+    plain = flat.getvalue()
+    small = bytes(0xE004 - 25) + bytes.fromhex("ffc0000b080010001001011100")  # where fill bytes taken for a length lead
+    filled = plain[:2] + b"\xff" + plain[2:20] + b"\xff\xfe" + (len(small) + 2).to_bytes(2) + small + plain[20:]
+    tile = zlib.compress(bytes(8000 * 8000), 9)
+    tags = {256: 100, 257: 100, 258: 8, 259: 8, 262: 1, 277: 1, 322: 8000, 323: 8000, 324: 8, 325: len(tile)}
+    entries = [tag.to_bytes(2, "little") + b"\4\0\1\0\0\0" + tags[tag].to_bytes(4, "little") for tag in tags]
+    start = b"II*\0" + (8 + len(tile)).to_bytes(4, "little")
     return [
+        filled,
+        start + tile + bytes([len(tags), 0]) + b"".join(entries) + bytes(4),
         png(100_000, 100_000, zeros),
         png(2**31 - 1, 2**31 - 1, zeros),
         png(0, 10, zeros),

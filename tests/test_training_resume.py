@@ -145,10 +145,10 @@ def test_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
 def test_ctrl_c_while_the_loss_is_read_stops_after_the_next_step_with_everything_saved(tmp_path, monkeypatch):
     original = training._mean_of_finite
 
-    def interrupted(losses, step, folder):
-        if step == 10:
+    def interrupted(losses, progress, *others):
+        if progress.step == 10:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(losses, step, folder)
+        return original(losses, progress, *others)
 
     monkeypatch.setattr(training, "_mean_of_finite", interrupted)
     with pytest.raises(Interrupted, match="stopped after step 11 of 30"):

@@ -159,17 +159,8 @@ class RunFolder:
         Raises:
           ValueError: naming the fields that differ.
         """
-        from mixonomy.recipe import differences
-
         # Read as a recipe first: what an earlier version did not know has its default there.
-        there, now = self.recipe().model_dump(mode="json"), recipe.model_dump(mode="json")
-        for field in MAY_CHANGE:
-            there["data"][field] = now["data"][field]
-        changes = differences(there, now)
-        if changes:
-            raise ValueError(
-                f"{self.path} holds another run: {', '.join(changes)}; give another --out, or that recipe."
-            )
+        check_same_recipe(self.path, self.recipe(), recipe)
 
     def finish(self, result: dict[str, Any]) -> None:
         """Writes result.json, which marks the run as finished."""
@@ -191,6 +182,21 @@ def _let_go() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_let_go)
+
+
+def check_same_recipe(path: Path, there: "Recipe", now: "Recipe") -> None:
+    """Refuses another recipe than that of the run in a folder.
+
+    Raises:
+      ValueError: naming the fields that differ.
+    """
+    from mixonomy.recipe import differences
+
+    old, new = there.model_dump(mode="json"), now.model_dump(mode="json")
+    for field in MAY_CHANGE:
+        old["data"][field] = new["data"][field]
+    if changes := differences(old, new):
+        raise ValueError(f"{path} holds another run: {', '.join(changes)}; give another --out, or that recipe.")
 
 
 def recipe_hash(recipe: "Recipe") -> str:

@@ -11,7 +11,6 @@ import itertools
 import json
 import re
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from mixonomy import parallel
 from mixonomy.experiment import Runtime, open_data, set_up
 from mixonomy.progress import Console
 from mixonomy.recipe import Recipe, Section, changed
-from mixonomy.runs import RunFolder, write_json
+from mixonomy.runs import RunFolder, check_same_recipe, write_json
 from mixonomy.training import HEADLINES, REMEDY, Diverged, Lengths, train
 
 Grid = Mapping[str, Sequence[Any]]
@@ -122,7 +121,6 @@ def sweep(
     trials = []
     for number, ((values, tried), trial) in enumerate(zip(recipes, folders, strict=True), start=1):
         console.say(f"sweep, {number} of {len(recipes)}: {_describe(values)}")
-        begin = time.monotonic()
         try:
             result = train(
                 tried,
@@ -135,7 +133,7 @@ def sweep(
                 opened=opened,
             )
         except Diverged as error:
-            result = {"error": f"{error.what}. {REMEDY}", "seconds": time.monotonic() - begin}
+            result = {"error": f"{error.what}. {REMEDY}", "seconds": error.seconds}
             trial.finish(result)
         trial.model.unlink(missing_ok=True)  # of many large trials the disk would be full
         shutil.rmtree(trial.checkpoints, ignore_errors=True)
@@ -167,19 +165,32 @@ def sweep(
 
 
 @contextmanager
-def remembering_failure(folder: Path) -> Iterator[None]:
+def remembering_failure(folder: Path, recipe: Recipe, grid: Grid | None = None) -> Iterator[None]:
     """Keeps why the training inside diverged, and does not let it begin again in that folder: it would again.
 
+    Args:
+      recipe, grid: of what is inside, as for `sweep`; what another one came to in that folder says nothing of it.
     Raises:
       Diverged: if it does, or did before.
+      ValueError: if another one did before.
     """
     failure = folder / "failed.json"
+    tried = json.loads(json.dumps({field: list(values) for field, values in (grid or {}).items()}))
     if failure.is_file():
-        raise Diverged(json.loads(failure.read_text())["reason"])
+        kept = json.loads(failure.read_text(encoding="utf-8"))
+        if "recipe" in kept:
+            check_same_recipe(folder, Recipe.model_validate(kept["recipe"]), recipe)
+            if kept["grid"] != tried:
+                raise ValueError(f"{folder} holds another sweep, which diverged; give another --out, or that sweep.")
+        elif (run := RunFolder(folder)).exists() and not tried:  # of a version that kept the reason alone
+            run.check_recipe(recipe)
+        raise Diverged(kept["reason"], seconds=kept.get("seconds", 0.0))
     try:
         yield
     except Diverged as error:
-        write_json(failure, {"reason": error.what})
+        about = {"seconds": error.seconds, "recipe": recipe.model_dump(mode="json"), "grid": tried}
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(failure, {"reason": error.what, **about})
         raise
 
 
@@ -191,7 +202,8 @@ def best_of(trials: Sequence[Trial]) -> Trial:
     """
     scored = [trial for trial in trials if trial.score is not None]
     if not scored:
-        raise Diverged(f"no value of the sweep trained to its end; the first said: {trials[0].error}")
+        seconds = sum(trial.seconds for trial in trials)
+        raise Diverged(f"no value of the sweep trained to its end; the first said: {trials[0].error}", seconds=seconds)
     return max(scored, key=lambda trial: trial.score or 0.0)
 
 

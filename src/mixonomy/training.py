@@ -36,11 +36,12 @@ class Diverged(ValueError):
     Args:
       what: happened, and when.
       kept: where the last good checkpoint is, if it is kept.
+      seconds: of training until then.
     """
 
-    def __init__(self, what: str, kept: Path | None = None):
+    def __init__(self, what: str, kept: Path | None = None, seconds: float = 0.0):
         super().__init__(what if kept is None else f"{what}; the last good checkpoint is kept in {kept}. {REMEDY}")
-        self.what = what
+        self.what, self.seconds = what, seconds
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,7 @@ def _train(
             if is_save or is_probe or progress.step % LOG_STEPS == 0:
                 if losses:  # waits for the device, so the time is true
                     with parallel.together():
-                        mean_loss = _mean_of_finite(losses, progress.step, folder)
+                        mean_loss = _mean_of_finite(losses, progress, clock, folder)
                 progress = replace(progress, seconds=progress.seconds + max(time.monotonic() - clock, 1e-9))
                 epoch = progress.seen / len(plan.train)
                 if progress.step > logged.step:
@@ -413,7 +414,7 @@ def _saved(
 
     def save() -> Progress:
         assert trackers is not None, "the first rank has them"
-        _check_finite(tensors, progress.step, folder)
+        _check_finite(tensors, progress, folder)
         _check_disk(folder.path, tensors)
         logged = replace(progress, log_bytes=trackers.flush())
         checkpoints.save(tensors, logged, are_copies=state.tensors_are_copies)
@@ -447,24 +448,29 @@ def _finished(folder: runs.RunFolder, result: dict[str, Any], console: Console) 
     return result
 
 
-def _mean_of_finite(losses: list[Tensor], step: int, folder: runs.RunFolder) -> float:
+def _mean_of_finite(losses: list[Tensor], progress: Progress, clock: float, folder: runs.RunFolder) -> float:
     """The mean loss of the last steps.
 
+    Args:
+      clock: since when the seconds of `progress` do not count yet, see `time.monotonic`.
     Raises:
       Diverged: naming the first step whose loss was not finite.
     """
     values = parallel.summed(torch.stack(losses)).tolist()
     for i, value in enumerate(values):
         if not np.isfinite(value):
-            raise Diverged(f"the loss became {value} at step {step - len(values) + 1 + i}", folder.checkpoints)
+            seconds = progress.seconds + time.monotonic() - clock
+            what = f"the loss became {value} at step {progress.step - len(values) + 1 + i}"
+            raise Diverged(what, folder.checkpoints, seconds)
     return sum(values) / len(values)
 
 
-def _check_finite(tensors: dict[str, Tensor], step: int, folder: runs.RunFolder) -> None:
+def _check_finite(tensors: dict[str, Tensor], progress: Progress, folder: runs.RunFolder) -> None:
     """Refuses to save weights that the last update made useless: a good checkpoint would make room for them."""
     for name, tensor in tensors.items():
         if name.startswith(("model/", "average/")) and tensor.is_floating_point() and not tensor.isfinite().all():
-            raise Diverged(f"the weights are no longer finite after step {step} ({name})", folder.checkpoints)
+            what = f"the weights are no longer finite after step {progress.step} ({name})"
+            raise Diverged(what, folder.checkpoints, progress.seconds)
 
 
 def _check_disk(path: Path, tensors: dict[str, Tensor]) -> None:

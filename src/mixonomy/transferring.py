@@ -296,8 +296,9 @@ def _scored(recipe: Recipe, lrs: Sequence[float], seeds: int, folder: Path, *oth
 
     Raises:
       Diverged: where a training does, or did when it was tried: it would again.
+      ValueError: if another recipe or other rates were tried there and diverged.
     """
-    with remembering_failure(folder):
+    with remembering_failure(folder, recipe, {"optim.lr": lrs}):
         scores, lr = fine_tuned(recipe, lrs, seeds, folder, *others)
     result = RunFolder(folder / "seed0").result()
     assert result is not None, "it was scored"

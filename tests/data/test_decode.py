@@ -220,6 +220,17 @@ def test_size_of_a_jpeg_is_read_without_opening_it(options):
     assert jpeg_size(content) == Image.open(io.BytesIO(content)).size[::-1] == (33, 47)
     assert jpeg_size(content[:20]) is None and jpeg_size(encoded(noise())) is None
     assert jpeg_size(content[:2] + b"\xff\xd8\x00\x00" * 3) is None
+    for extra in (b"\xff", b"\xff\x01", b"\xff\xd7\xff\xff"):  # fill bytes, and markers without a length
+        odd = content[:2] + extra + content[2:]
+        assert jpeg_size(odd) == (33, 47) and torch.equal(decode(odd), decode(content))
+    assert jpeg_size(content[:2] + b"\xff\xef\0\0" + content[2:]) is None  # a length that does not count itself
+
+
+def test_only_the_formats_that_are_named_are_looked_into():
+    for kind in ("PNG", "BMP", "JPEG2000"):
+        assert decode(encoded(noise(), kind), formats=("PNG", "BMP", kind)).shape == (3, 6, 10)
+        with pytest.raises(ValueError, match="no known format"):
+            decode(encoded(noise(), kind), formats=("JPEG", "TIFF"))
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])

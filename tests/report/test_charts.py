@@ -64,6 +64,11 @@ def test_values_that_have_no_place_are_refused():
         chart_svg(Chart("zero", "x", "y", (Line("a", ((0, 1.0, None),)),), is_log=True))
 
 
+def test_a_value_without_an_interval_is_a_dot():
+    svg = interval_svg("differences", "points", [Interval("a", 1.0, None, None)], band=0.5)
+    assert "<title>a: +1.00</title></circle>" in svg and '<path stroke="var(--series0)"' not in svg
+
+
 def test_an_interval_reaches_from_its_low_to_its_high_end():
     svg = interval_svg("differences", "points", [Interval("a", 1.0, -1.0, 3.0)], band=1.0)
     ((left, right),) = re.findall(r'd="M([\d.]+) \d+H([\d.]+)"><title>', svg)

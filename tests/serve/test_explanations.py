@@ -39,7 +39,7 @@ def probs(classes) -> torch.Tensor:
 def test_occlusion_is_the_fall_of_the_probability_where_the_image_is_greyed(client):
     found = client.post("/v1/occlusion", content=IMAGE).raise_for_status().json()
     model = tiny_model()
-    predictor, seen = predictor_of(model, "cpu"), prepared(IMAGE, info_of(model).preprocessing)
+    predictor, seen = predictor_of(model, "cpu"), prepared(IMAGE, info_of(model).preprocessing, max_pixels=10**6)
     assert torch.equal(picture(found["seen"]), seen)
     plain = predictor(seen[None])[0]
     assert found["prob"] == pytest.approx(float(plain.max()), abs=1e-4)
@@ -65,7 +65,7 @@ def test_token_units_are_the_busiest_of_the_block(client):
     model = tiny_model()
     hidden = []
     model.blocks[1].token_mixer.act.register_forward_hook(lambda _, inputs, output: hidden.append(output))
-    seen = prepared(IMAGE, info_of(model).preprocessing)
+    seen = prepared(IMAGE, info_of(model).preprocessing, max_pixels=10**6)
     with torch.no_grad():
         model(normalise(seen[None], info_of(model).preprocessing))
     strength = hidden[0].abs().mean(1)  # [D, C] of the one image -> [D]
@@ -86,7 +86,7 @@ def test_the_converted_model_does_not_notice_a_shuffle_and_the_original_does(que
     found = client.post(f"/v1/shuffle?top=5&{query}", content=IMAGE).raise_for_status().json()
     torch.testing.assert_close(probs(found["converted"]), plain, atol=1e-4, rtol=0)
     assert torch.allclose(probs(found["original"]), plain, atol=1e-4) == (not query)
-    seen = prepared(IMAGE, info_of(tiny_model()).preprocessing)
+    seen = prepared(IMAGE, info_of(tiny_model()).preprocessing, max_pixels=10**6)
     shown = picture(found["seen"])
     assert torch.equal(shown.flatten(1).sort().values, seen.flatten(1).sort().values)  # the same pixels
     assert torch.equal(shown, seen) == (not query)

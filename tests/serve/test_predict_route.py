@@ -3,6 +3,7 @@
 import io
 import json
 import threading
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from serving import (
 
 import mixonomy as mx
 from mixonomy.serve import engine as engines
+from mixonomy.serve import images
 
 FILES = image_files()
 
@@ -81,6 +83,38 @@ def scans() -> bytes:
     return encoded("JPEG", progressive=True).replace(b"\xff\xd9", 80 * b"\xff\xda\x00\x02" + b"\xff\xd9")
 
 
+def two_sizes(extra: bytes, end: int) -> bytes:
+    """A JPEG of 1001 x 1000 pixels; of 16 x 16 for a reader to whom `extra` begins a segment that ends at `end`."""
+    content = encoded("JPEG", Image.new("L", (1001, 1000)))
+    first = content[:2] + extra + content[2:20]
+    comment = bytes(end - len(first) - 4) + bytes.fromhex("ffc0000b080010001001011100")
+    return first + b"\xff\xfe" + (len(comment) + 2).to_bytes(2) + comment + content[20:]
+
+
+def directory(**tags: int) -> bytes:
+    """Of a TIFF file, little-endian."""
+    entries = [
+        int(tag[1:]).to_bytes(2, "little") + b"\4\0\1\0\0\0" + n.to_bytes(4, "little") for tag, n in tags.items()
+    ]
+    return bytes([len(tags), 0]) + b"".join(entries) + bytes(4)
+
+
+def tiff_and_film() -> bytes:
+    """A TIFF of 16 x 16 white pixels, which is a film in Autodesk's format of 9000 x 9000 too."""
+    size = (9000).to_bytes(2, "little")
+    film = b"II*\0\x12\xaf\1\0" + size + size + b"\x08\0\x03\0" + bytes(112) + b"\x10\0\0\0\xfa\xf1" + bytes(10)
+    tags = directory(t256=16, t257=16, t258=8, t259=1, t262=1, t273=200, t277=1, t278=16, t279=256)
+    return (film.ljust(200, b"\0") + bytes([255]) * 256).ljust(0x1AF12, b"\0") + tags
+
+
+def tiff_of_one_tile() -> bytes:
+    """100 x 100 pixels of a tile of 4096 x 4096."""
+    tile = zlib.compress(bytes(4096 * 4096), 9)
+    sizes = {"t322": 4096, "t323": 4096, "t324": 8, "t325": len(tile)}
+    tags = directory(t256=100, t257=100, t258=8, t259=8, t262=1, t277=1, **sizes)
+    return b"II*\0" + (8 + len(tile)).to_bytes(4, "little") + tile + tags
+
+
 BAD = {
     "empty": (b"", 422),
     "text": (b"hello", 415),
@@ -90,6 +124,10 @@ BAD = {
     "only a header": (encoded("JPEG")[:200], 422),
     "too many pixels": (encoded("PNG", Image.new("1", (1001, 1000))), 413),
     "decompression bomb": (bomb(), 413),
+    "two sizes by fill bytes": (two_sizes(b"\xff", 4 + 0xE000), 413),
+    "two sizes by a marker without length": (two_sizes(b"\xff\xd0", 4 + 0xFFE0), 413),
+    "two sizes by a segment of length 0": (two_sizes(b"\xff\xef\0\0\xff\xd0", 6 + 2 + 0xFFE0), 413),
+    "a tile of too many pixels": (tiff_of_one_tile(), 413),
     "too many scans": (scans(), 413),
     "too long and narrow": (encoded("PNG", Image.fromarray(pixels(1, 2000))), 413),
     "too many bytes": (encoded("BMP", Image.fromarray(pixels(700, 700))), 413),
@@ -102,6 +140,24 @@ def test_bad_images_are_refused_with_a_reason(what, client):
     answer = client.post("/v1/predict", content=content)
     assert (answer.status_code, list(answer.json())) == (status, ["error"]), answer.text
     assert answer.json()["error"].endswith((".", ")"))
+
+
+def test_a_file_of_two_formats_is_read_as_the_one_that_was_checked(client, monkeypatch):
+    content = tiff_and_film()
+    Image.init()
+    monkeypatch.setattr(
+        Image, "ID", sorted(Image.ID)
+    )  # else it depends on imports which of its readers Pillow asks first
+    assert Image.open(io.BytesIO(content)).size == (9000, 9000)
+    white = encoded("PNG", Image.new("L", (16, 16), 255))
+    found, expected = (client.post("/v1/predict", content=each).json()["predictions"] for each in (content, white))
+    assert found[0]["classes"] == expected[0]["classes"]
+
+
+def test_an_image_that_turns_out_larger_than_it_said_is_not_answered(client, monkeypatch):
+    monkeypatch.setattr(images, "decode", lambda *_, **__: torch.zeros(3, 1001, 1000, dtype=torch.uint8))
+    answer = client.post("/v1/predict", content=FILES["png"])
+    assert (answer.status_code, "1001 x 1000 pixels" in answer.text) == (413, True)
 
 
 def test_a_body_that_names_no_length_is_measured_as_it_comes(client):

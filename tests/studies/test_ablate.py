@@ -73,6 +73,16 @@ def test_what_is_said_follows_from_the_rows():
     assert found == read(rows) and read([]).tables == ()
 
 
+def test_of_one_seed_no_interval_is_drawn():
+    rows = [
+        make_row(WHERE, study="ablate", model=m, data="d", metric="top1", value=v, unit="share", seed=0)
+        for m, v in ((BASE, 0.7), ("Muon", 0.8))
+    ]
+    (figure,) = read(rows).figures
+    assert "<title>Muon: +10.00</title></circle>" in figure.svg and "[" not in figure.svg
+    assert "90 % interval must lie within it" in figure.caption
+
+
 def test_the_base_must_have_its_sizes():
     with pytest.raises(ValueError, match="patch_size is not given"):
         ablate(changed(RECIPE, model={"name": "mixer-s/16"}), (0,), ("per channel",))

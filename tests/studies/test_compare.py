@@ -1,23 +1,30 @@
 """The comparison: lengths, costs that are counted, and words that follow from the rows."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from mixonomy.bench.cost import Cost
 from mixonomy.cli import main
-from mixonomy.experiment import Runtime
+from mixonomy.experiment import Runtime, open_data
+from mixonomy.progress import Console
 from mixonomy.recipe import changed
 from mixonomy.rows import Origin, make_row, read
+from mixonomy.runs import environment
 from mixonomy.studies import compare as comparing
-from mixonomy.studies.compared import EPOCHS, SECONDS, entries, found_of, front, level_with
+from mixonomy.studies.compared import EPOCHS, SECONDS, TARGET, entries, found_of, front, level_with
 from mixonomy.studies.contenders import contender
+from mixonomy.studies.pace import step_seconds
+from mixonomy.train_state import TrainState
+from mixonomy.training import Diverged
 
 HERE = Origin("a CPU, 2 of 2 cores, torch 2", None, "mixonomy study compare", "2026-01-01")
 
 
 def rows_of(scores, *, setting=SECONDS, speeds=None):
-    """Rows as a comparison makes them: model -> accuracies by seed, and model -> images/s."""
+    """Rows as a comparison makes them: model -> accuracies by seed, None of one that diverged; model -> images/s."""
     found = []
     for model, values in scores.items():
         about = {"study": "compare", "model": model}
@@ -25,9 +32,12 @@ def rows_of(scores, *, setting=SECONDS, speeds=None):
         for metric, value in (("predicts_per_s", speed), ("flops", 1e9), ("lr", 0.001), ("sweep_seconds", 3.0)):
             found.append(make_row(HERE, data="toys", metric=metric, value=value, unit="", **about))
         for seed, value in enumerate(values):
+            place = {"data": f"toys, {setting}", "unit": "", "seed": seed}
+            if value is None:
+                found.append(make_row(HERE, metric="top1", value=None, n=0, note="diverged", **place, **about))
+                continue
             for metric, number in (("top1", value), ("seconds", 60.0), ("params", 1e6), ("epochs", 5.0)):
-                place = {"data": f"toys, {setting}", "metric": metric, "unit": "", "seed": seed}
-                found.append(make_row(HERE, value=number, **place, **about))
+                found.append(make_row(HERE, metric=metric, value=number, **place, **about))
     return found
 
 
@@ -51,7 +61,7 @@ def test_other_budgets_are_refused(text):
         comparing.Budget.of(text)
 
 
-def test_no_training_takes_more_than_the_budget():
+def test_lengths_follow_from_the_budget_and_the_speed_of_each_model():
     by_time = comparing.lengths(comparing.Budget(60.0, "seconds"), {"fast": 0.1, "slow": 0.4}, 100.0)
     assert by_time == {"fast": {SECONDS: 600, EPOCHS: 150}, "slow": {SECONDS: 150, EPOCHS: 150}}
     by_epochs = comparing.lengths(comparing.Budget(2.0, "epochs"), {"fast": 0.1, "slow": 0.4}, 100.0)
@@ -73,6 +83,16 @@ def test_small_images_get_small_patches():
     assert contender("mixer-small", 8).model.num_blocks == 3
     assert contender("runs/x", 32).init == "runs/x" and contender("timm:resnet50.a1_in1k", 32).init is not None
     assert contender("timm:resnet18", 32).model.name == "timm:resnet18"
+
+
+def test_a_run_folder_may_be_called_like_a_family(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mixer-cifar/run1", "mixer-mine"):
+        with pytest.raises(ValueError, match="unknown model|did you mean"):
+            contender(name, 32)
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "run.json").write_text("{}")
+        assert contender(name, 32).init == name
 
 
 def test_learning_rates_are_chosen_on_enough_images_and_nothing_is_mixed():
@@ -140,9 +160,112 @@ def test_front_holds_what_no_other_beats_in_both():
     scores = {"best": (0.9,), "fast": (0.6,), "beaten": (0.8,), "middle": (0.85,)}
     found = entries(rows_of(scores, speeds=speeds), "toys", SECONDS)
     assert [entry.model for entry in front(found, lambda entry: -entry.predicts_per_s)] == ["fast", "middle", "best"]
-    assert any("middle answers 2.0 times as fast and gives up 5.00" in text for text in found_of(
-        rows_of(scores, speeds=speeds)
-    ).summary)  # fmt: skip
+    said = found_of(rows_of(scores, speeds=speeds)).summary
+    assert "middle answers 2.0 times as fast; its accuracy differs by -5.00 points, 1 seed." in said
+
+
+def test_a_model_that_failed_with_most_seeds_is_compared_over_those_that_both_have():
+    said = found_of(rows_of({"a": (0.90, 0.91, 0.92), "b": (0.20, None, None)})).summary
+    assert said[0].startswith("Take a: ") and "(3 seeds)" in said[0]
+    assert "two seeds or more that both were trained with are needed: b (-70.00 points, 1 seed)." in said[1]
+    assert said[2].endswith("placed behind any that was: b (20.00 %, 1 of 3 seeds).")
+    assert not any("Not clearly worse" in text or "clearly worse" in text for text in said)
+
+
+def test_a_model_that_failed_with_most_seeds_is_not_recommended_over_one_that_failed_with_none():
+    scores = {"a": (0.90, None, None), "b": (0.80, 0.81, 0.82), "c": (0.60, 0.61, 0.62)}
+    for setting in (SECONDS, EPOCHS):
+        found = found_of(rows_of(scores, setting=setting))
+        assert "b" in found.summary[0].split(":")[0] and not any("--seeds 0 1 2" in text for text in found.summary)
+        assert (
+            "1 other of 2 is clearly worse: the next is c, at -20.00 [-20.00, -20.00] points, 3 seeds." in found.summary
+        )
+        assert any("both were trained with are needed: a (+10.00 points, 1 seed)." in text for text in found.summary)
+        assert any("behind any that was: a (90.00 %, 1 of 3 seeds)." in text for text in found.summary)
+        assert [line[0] for line in found.tables[0].lines] == ["b", "c", "a"]
+
+
+def test_who_is_ahead_at_equal_epochs_has_its_interval_and_its_number_of_seeds():
+    single = found_of(rows_of({"mixer": (0.80,), "cnn": (0.60,)}, setting=EPOCHS)).summary
+    assert "has the highest test accuracy, 80.00 % (1 seed)" in single[0] and "may be chance" in single[1]
+    rows = rows_of({"mixer": (0.80, 0.81), "cnn": (0.79, 0.81)}, setting=EPOCHS)
+    for row in rows:
+        if (row["metric"], row["model"]) == ("seconds", "cnn"):
+            row["value"] = 30.0
+    said = found_of(rows).summary
+    assert "cnn, the fastest, takes 30 s, its accuracy differs by -0.50 [-6.85, +5.85] points, 2 seeds." in said[0]
+    assert said[1].startswith("Not clearly worse")
+
+
+def test_seconds_that_are_not_those_planned_are_said():
+    rows = rows_of({"fast": (0.5,), "slow": (0.6,)})
+    for model in ("fast", "slow"):
+        planned = {"data": f"toys, {SECONDS}", "metric": TARGET, "value": 57.0, "unit": "s"}
+        rows.append(make_row(HERE, study="compare", model=model, **planned))
+    assert not any("not equal" in text for text in found_of(rows).summary)
+    for row in rows:
+        if (row["metric"], row["model"]) == ("seconds", "slow"):
+            row["value"] = 114.0
+    (said,) = [text for text in found_of(rows).summary if "not equal" in text]
+    assert "57.0 s were planned for each training" in said and said.endswith("it took slow 114.0 s (+100 %).")
+
+
+@pytest.fixture
+def asked():
+    base = changed(comparing.base_recipe("digits", None), batch_size=32)
+    return comparing.Comparison(
+        base, (contender("mixer-small", 8),), comparing.Budget(0.2, "seconds"), (0,), (0.001, 0.003, 0.01)
+    )
+
+
+def test_a_step_is_timed_with_its_own_images_and_the_recipe_of_the_training(asked, monkeypatch):
+    seen = []
+
+    def step(state, batch, number):
+        seen.append((len(batch.labels), state.recipe.optim.clip))
+        return torch.zeros(())
+
+    monkeypatch.setattr(TrainState, "step", step)
+    recipe, runtime = asked.recipe(asked.contenders[0]), Runtime(device="cpu")
+    assert step_seconds(recipe, runtime, open_data(recipe, runtime), turns=2, turn_s=0.0) > 0
+    assert seen == [(32, 1.0)] * 9, "three turns of three steps, the first of them for nothing"
+
+
+def test_seconds_of_a_learning_rate_that_diverges_are_counted_and_it_is_named(asked, tmp_path, monkeypatch):
+    def train(recipe, folder, **options):
+        if recipe.optim.lr == 0.01:
+            raise Diverged("the loss became nan at step 7", seconds=2.0)
+        return {"val_top1": 0.5 + recipe.optim.lr, "seconds": 1.0}
+
+    monkeypatch.setattr(comparing, "train", train)
+    plan = {"steps": {"mixer-small": {SECONDS: 40, EPOCHS: 10}}}
+    others = (tmp_path, SimpleNamespace(of=lambda recipe: None), Runtime(), Console(quiet=True), "")
+    for _ in range(2):  # the second time from failed.json
+        chosen = comparing._chosen(asked, asked.contenders[0], plan, *others)
+        assert (chosen.lr, chosen.seconds) == (0.003, 4.0)
+        assert chosen.note == "validation top-1 after 10 steps: 0.001: 50.10 %, 0.003: 50.30 %, 0.01: diverged"
+
+
+def test_rows_name_the_device_that_auto_stands_for(asked, tmp_path, monkeypatch):
+    here = environment()
+    here["machine"]["gpu"] = "a large GPU"
+    plan = {"environment": here, "steps": {}, "costs": {"mixer-small": {"error": "no memory"}}}
+    monkeypatch.setattr(comparing, "_plan", lambda *others: plan)
+    monkeypatch.setattr("mixonomy.devices.resolve_device", lambda name: torch.device("cuda"))
+    (row,) = comparing.compare(asked, tmp_path)
+    assert row["device"].startswith("a large GPU, torch")
+
+
+def test_lengths_measured_on_another_machine_are_refused(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparing, "in_a_process", fixed_cost)
+    monkeypatch.setattr(comparing, "step_seconds", lambda *others, **options: 0.1)
+    runtime, console = Runtime(device="cpu"), Console(quiet=True)
+    opened = comparing.DataOf(runtime)
+    plan = comparing._plan(asked, tmp_path, opened, runtime, console)
+    assert comparing._plan(asked, tmp_path, opened, runtime, console) == plan and plan[TARGET] == 0.2
+    monkeypatch.setattr(comparing, "machine", lambda *others: "another")
+    with pytest.raises(ValueError, match="speeds of another machine; give another --out, or the same .* cores, torch"):
+        comparing._plan(asked, tmp_path, opened, runtime, console)
 
 
 def fixed_cost(case, device):
@@ -150,10 +273,15 @@ def fixed_cost(case, device):
     return Cost(1000, 1e6 * case.batch_size, "fp32", [0.01 * slow], 10, [0.1 * slow], 100)
 
 
+def fixed_step(recipe, *others, **options):
+    return 0.2 if recipe.model.name == "vit" else 0.1
+
+
 @pytest.mark.slow
 def test_command_compares_goes_on_and_reads_its_rows_again(tmp_path, monkeypatch, capsys):
     measured = []
     monkeypatch.setattr(comparing, "in_a_process", lambda *all: (measured.append(all), fixed_cost(*all))[1])
+    monkeypatch.setattr(comparing, "step_seconds", fixed_step)
     command = ["study", "compare", "--models", "mixer-small", "vit-small", "--budget", "1s", "--lr", "0.001", "0.003"]
     command += ["--out", str(tmp_path), "--json"]
     assert main([*command, "--seeds", "0"]) == 0
@@ -187,6 +315,7 @@ def test_a_model_that_does_not_run_has_a_row_that_says_why(tmp_path, monkeypatch
         return fixed_cost(case, device)
 
     monkeypatch.setattr(comparing, "in_a_process", failing)
+    monkeypatch.setattr(comparing, "step_seconds", fixed_step)
     base = changed(comparing.base_recipe("digits", None), batch_size=32)
     both = tuple(contender(name, 8) for name in ("vit-small", "mixer-small"))
     asked = comparing.Comparison(base, both, comparing.Budget(0.2, "seconds"), (0,), (0.001,))

@@ -67,6 +67,55 @@ def test_ours_stands_beside_theirs_once_there_is_a_row(tmp_path):
     assert "none yet" in [line[2] for line in found_of(found, tmp_path).tables[-1].lines]
 
 
+def written(folder, *rows):
+    append(folder / "published.jsonl", read(results_folder() / "published.jsonl"))
+    append(folder / "ours.jsonl", rows)
+    return entries(folder)
+
+
+def ours(study, model, data, metric, value, *, seed=None, date="2026-01-01"):
+    origin = Origin("a CPU, 2 of 2 cores, torch 2", None, f"mixonomy study {study}", date)
+    return make_row(
+        origin, study=study, model=model, data=data, metric=metric, value=value, unit="", seed=seed
+    )  # fmt: skip
+
+
+def test_speed_is_of_our_float_path_on_as_many_pixels_for_one_core(tmp_path):
+    at, metric = "random 224 x 224, batch 8", "images_per_s"
+    found = written(
+        tmp_path,
+        ours("infer", "mixer-b/16: ours", at, metric, 30.0, date="2026-01-02"),
+        ours("infer", "mixer-b/16: ours", at, metric, 10.0),
+        ours("infer", "mixer-b/16: ours int8", at, metric, 90.0, date="2026-01-03"),
+        ours("infer", "mixer-l/16: ours", "random 448 x 448, batch 8", metric, 2.0),
+    )
+    where = "JFT-300M, 7 epochs, fine-tuned at 224"
+    base = one(found, "table 3", "mixer-b/16", where, "images_per_s_core")
+    assert base.ours == 15.0 and base.ours_from == (
+        "mixer-b/16: ours, random 224 x 224, batch 8, a CPU, 2 of 2 cores, torch 2, divided by its 2 cores"
+    )
+    assert one(found, "table 3", "mixer-l/16", where, "images_per_s_core").ours is None
+    large = one(found, "table 3", "mixer-l/16", "JFT-300M, 14 epochs, fine-tuned at 448", "images_per_s_core")
+    assert large.ours == 1.0
+
+
+def test_accuracy_is_the_mean_over_seeds_of_a_training_as_long(tmp_path):
+    long = [ours("recipe", "mixer-b/16, 300 epochs", "imagenet1k", "top1", 0.75 + 0.02 * s, seed=s) for s in (0, 1)]
+    short = ours("recipe", "mixer-b/16, 90 epochs", "imagenet1k", "top1", 0.60, date="2026-02-01")
+    found = written(tmp_path, *long, short)
+    entry = one(found, "table 3", "mixer-b/16", "ImageNet-1k, 300 epochs, fine-tuned at 224", "imagenet_top1")
+    assert entry.ours == pytest.approx(0.76) and "n = 2" in entry.ours_from
+
+
+def test_few_shot_loss_is_that_of_the_study_of_permutations(tmp_path):
+    scores = {("Mixer", "original"): 0.20, ("Mixer", "global"): 0.15, ("ResNet", "original"): 0.20}
+    rows = [ours("permutation", m, f"cifar10, {p}", "few_shot", v, seed=0) for (m, p), v in scores.items()]
+    found = written(tmp_path, *rows)
+    mixer = one(found, "figure 4", "mixer-b/16", "JFT-300M, all pixels shuffled", "few_shot_loss")
+    assert mixer.ours == pytest.approx(0.25) and "trained on cifar10" in mixer.ours_from
+    assert one(found, "figure 4", "BiT-R50x1", "JFT-300M, all pixels shuffled", "few_shot_loss").ours is None
+
+
 def test_command_prints_tables_and_json(tmp_path, capsys):
     assert main(["study", "paper", "--out", str(tmp_path / "paper.html"), "--json"]) == 0
     out, err = capsys.readouterr()

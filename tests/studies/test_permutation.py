@@ -107,3 +107,20 @@ def test_it_is_said_whether_the_mixer_loses_less():
     assert any(text.startswith("By the local shuffle the Mixer loses less than ResNet: +20.00 [") for text in said)
     assert any("the Mixer does not clearly lose less or more (equal within 1 point) than ViT" in text for text in said)
     assert any(text.startswith("ResNet, local shuffle: 50.10 ± 0.10 % against 70.10") for text in said)
+
+
+def test_a_loss_is_said_as_a_share_by_top_1_and_by_few_shot_over_the_seeds_that_both_have():
+    values = {
+        ("top1", "original"): (0.50, 0.60, 0.90), ("top1", "global"): (0.25, 0.30),
+        ("few_shot", "original"): (0.20, 0.20, 0.90), ("few_shot", "global"): (0.12, 0.10),
+    }  # fmt: skip
+    rows = [
+        make_row(WHERE, study="permutation", model="ViT", data=f"d, {pipeline}", metric=metric, value=value,
+                 unit="share", seed=seed)
+        for (metric, pipeline), scores in values.items()
+        for seed, value in enumerate(scores)
+    ]  # fmt: skip
+    (said,) = [text for text in read(rows).summary if text.startswith("ViT, global shuffle")]
+    assert "27.50 ± 3.54 % against 55.00 ± 7.07 % test top-1, -27.50 [" in said and "-50 [-50, -50] % of it" in said
+    assert "11.00 ± 1.41 % against 20.00 ± 0.00 % 5-shot top-1, -9.00 [" in said
+    assert said.endswith("-45 [-109, +19] % of it (n = 2).")

@@ -24,6 +24,8 @@ from mixonomy.studies.study import (
     with_seeds,
     write_results,
 )
+from mixonomy.sweeping import remembering_failure
+from mixonomy.training import Diverged
 from training_runs import TenLines, tiny
 
 
@@ -117,6 +119,43 @@ def test_a_training_that_diverges_has_a_row_and_stops_nothing(tmp_path, started)
     assert percent(values_of(rows, "top1", model="bad")) == "–"
     (table,) = failures(rows)
     assert table.lines == (("bad", "digits", "0", failed["note"]),) and failures(rows[1:]) == ()
+
+
+def test_what_another_recipe_came_to_is_not_taken_for_a_failure(tmp_path):
+    bad = {"lr": 1e30, "name": "sgd", "warmup": "0 steps"}
+    run(Study("try", (Planned("mixer", "digits", changed(tiny(), optim=bad)),), found), tmp_path)
+    failure = tmp_path / "runs/mixer-on-digits/seed0/failed.json"
+    kept = json.loads(failure.read_text())
+    assert kept["seconds"] > 0 and "step" in kept["reason"]
+    for content in (kept, {"reason": kept["reason"]}):  # the second as earlier versions wrote it
+        failure.write_text(json.dumps(content))
+        with pytest.raises(ValueError, match="seed0 holds another run: .*optim.lr"):
+            run(study(), tmp_path)
+
+
+def test_a_sweep_of_other_values_than_those_that_diverged_is_refused(tmp_path):
+    sgd = changed(tiny(), optim={"name": "sgd", "warmup": "0 steps"})
+    with pytest.raises(Diverged), remembering_failure(tmp_path, sgd, {"optim.lr": (1e30, 1e31)}):
+        raise Diverged("no value trained to its end", seconds=3.0)
+    with pytest.raises(Diverged) as again, remembering_failure(tmp_path, sgd, {"optim.lr": (1e30, 1e31)}):
+        pass
+    assert again.value.seconds == 3.0
+    for grid in ({"optim.lr": (0.1, 0.2)}, None):
+        with pytest.raises(ValueError, match="holds another sweep"), remembering_failure(tmp_path, sgd, grid):
+            pass
+
+
+def test_rows_of_a_sweep_without_a_run_name_the_device_that_auto_stands_for(tmp_path, monkeypatch):
+    def sweep(*others, **options):
+        raise Diverged("no value trained to its end")
+
+    here = running.environment()
+    here["machine"]["gpu"] = "a large GPU"
+    monkeypatch.setattr(running, "sweep", sweep)
+    monkeypatch.setattr(running, "environment", lambda: here)
+    monkeypatch.setattr("mixonomy.devices.resolve_device", lambda name: torch.device("cuda"))
+    (row,) = run(study(grid={"optim.lr": (1e-4, 1e-2)}), tmp_path)
+    assert row["device"].startswith("a large GPU, torch") and row["value"] is None
 
 
 def test_an_interrupted_study_leaves_rows_and_page_of_what_was_finished(tmp_path, monkeypatch):

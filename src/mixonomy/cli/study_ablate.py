@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mixonomy.cli.arguments import parse
-from mixonomy.cli.study_training import StudyOptions, few_images, show
+from mixonomy.cli.study_training import StudyOptions, few_images, show, trained
 
 TRAIN_IMAGES = 5_000  # of a large set: few enough that there is something to regularise
 
@@ -29,10 +29,15 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     options = parse(StudyAblate, argv, name="study ablate")
 
-    from mixonomy.studies.ablate import NAME, ablate, base_recipe
+    from mixonomy.studies.ablate import NAME, ablate, base_recipe, read
+    from mixonomy.studies.study import Study
 
-    source = options.data or ("digits" if options.quick else "cifar10")
-    few = TRAIN_IMAGES if source == "cifar10" and not options.quick else few_images(source, options)
-    images = options.train_images or few
-    base = base_recipe(source, is_quick=options.quick, epochs=options.epochs, train_images=images)
-    return show(NAME, options, argv, lambda: ablate(base, options.chosen_seeds, options.factors))
+    def study() -> Study:
+        source = options.data or ("digits" if options.quick else "cifar10")
+        images = options.train_images
+        if images is None:
+            images = TRAIN_IMAGES if source == "cifar10" and not options.quick else few_images(source, options)
+        base = base_recipe(source, is_quick=options.quick, epochs=options.epochs, train_images=images)
+        return ablate(base, options.chosen_seeds, options.factors)
+
+    return show(NAME, options, argv, trained(study), read)

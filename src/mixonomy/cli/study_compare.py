@@ -1,13 +1,17 @@
 """`mixonomy study compare`."""
 
-import json
-import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mixonomy.cli.arguments import parse
-from mixonomy.cli.study_training import StudyOptions, command_of
+from mixonomy.cli.study_training import StudyOptions, show
+
+if TYPE_CHECKING:
+    from mixonomy.experiment import Runtime
+    from mixonomy.progress import Console
+    from mixonomy.rows import Row
 
 
 @dataclass(frozen=True)
@@ -43,50 +47,23 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     options = parse(StudyCompare, argv, name="study compare")
 
-    from mixonomy.experiment import Runtime
-    from mixonomy.progress import Console
-    from mixonomy.report.study_page import terminal_lines
-    from mixonomy.rows import read as read_rows
-    from mixonomy.stopping import Interrupted, stopped
+    from mixonomy.studies.compare import NAME, STUDY
+
+    return show(NAME, options, argv, partial(_trained, options), STUDY.read)
+
+
+def _trained(options: StudyCompare, out: Path, runtime: "Runtime", console: "Console", command: str) -> "list[Row]":
     from mixonomy.studies import compare as comparing
     from mixonomy.studies.contenders import contender, default_models
-    from mixonomy.studies.study import write_results
 
-    out = options.out or Path("runs") / f"study-compare{'-quick' if options.quick else ''}"
-    if options.rows is not None:
-        rows = [row for row in read_rows(options.rows) if row["study"] == comparing.NAME]
-        if not rows:
-            raise ValueError(f"{options.rows} has no rows of the study compare; give a file of its rows.")
-        write_results(comparing.STUDY, out, rows)
-    else:
-        source = options.data or "digits"
-        budget = comparing.Budget.of(options.budget or ("10s" if options.quick else "5min"))
-        base = comparing.base_recipe(
-            source, options.data_root, image_size=options.image_size, batch_size=options.batch_size
-        )
-        names = options.models or (QUICK_MODELS if options.quick else tuple(default_models()))
-        if len(set(names)) < len(names):
-            raise ValueError("a model is named twice; give each once.")
-        side = max(base.height_width)
-        is_pretrained = options.init == "pretrained"
-        asked = comparing.Comparison(
-            base,
-            tuple(contender(name, side, is_pretrained=is_pretrained) for name in names),
-            budget,
-            options.chosen_seeds,
-            options.lr or comparing.LRS,
-        )
-        runtime = Runtime(device=options.device, workers=options.workers, data_root=options.data_root)
-        try:
-            rows = comparing.compare(
-                asked, out, runtime=runtime, console=Console(), command=command_of(comparing.NAME, argv)
-            )
-        except Interrupted as stop:
-            return stopped(stop)
-    found, page = comparing.STUDY.read(rows), out / "compare.html"
-    people = sys.stderr if options.json else sys.stdout
-    print("\n".join([*terminal_lines(found), f"page: {page}, rows: {out / 'rows.jsonl'}"]), file=people)
-    if options.json:
-        about = {"study": comparing.NAME, "out": str(out), "page": str(page), "summary": list(found.summary)}
-        print(json.dumps({**about, **found.facts, "rows": rows}))
-    return 0 if any(row["metric"] == "top1" and row["value"] is not None for row in rows) else 1
+    budget = comparing.Budget.of(options.budget or ("10s" if options.quick else "5min"))
+    base = comparing.base_recipe(
+        options.data or "digits", options.data_root, image_size=options.image_size, batch_size=options.batch_size
+    )
+    names = options.models or (QUICK_MODELS if options.quick else tuple(default_models()))
+    if len(set(names)) < len(names):
+        raise ValueError("a model is named twice; give each once.")
+    side, is_pretrained = max(base.height_width), options.init == "pretrained"
+    contenders = tuple(contender(name, side, is_pretrained=is_pretrained) for name in names)
+    asked = comparing.Comparison(base, contenders, budget, options.chosen_seeds, options.lr or comparing.LRS)
+    return comparing.compare(asked, out, runtime=runtime, console=console, command=command)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mixonomy.cli.arguments import parse
-from mixonomy.cli.study_training import StudyOptions, few_images, show
+from mixonomy.cli.study_training import StudyOptions, few_images, show, trained
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,13 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     options = parse(StudyPermutation, argv, name="study permutation")
 
-    from mixonomy.studies.permutation import NAME, permutation, size_of
+    from mixonomy.studies.permutation import NAME, permutation, read, size_of
+    from mixonomy.studies.study import Study
 
-    source = options.data or ("digits" if options.quick else "cifar10")
-    images = few_images(source, options)
-    size = size_of(source, options.probe, is_quick=options.quick, epochs=options.epochs, train_images=images)
-    return show(NAME, options, argv, lambda: permutation(size, options.chosen_seeds, options.models))
+    def study() -> Study:
+        source = options.data or ("digits" if options.quick else "cifar10")
+        images = few_images(source, options)
+        size = size_of(source, options.probe, is_quick=options.quick, epochs=options.epochs, train_images=images)
+        return permutation(size, options.chosen_seeds, options.models)
+
+    return show(NAME, options, argv, trained(study), read)

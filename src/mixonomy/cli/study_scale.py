@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mixonomy.cli.arguments import parse
-from mixonomy.cli.study_training import StudyOptions, out_of, show
+from mixonomy.cli.study_training import StudyOptions, num_images, out_of, show, trained
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,14 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     options = parse(StudyScale, argv, name="study scale")
 
-    from mixonomy.data import open_source
-    from mixonomy.studies.scale import FRACTIONS, NAME, base_recipe, scale, sizes_of
+    from mixonomy.studies.scale import FRACTIONS, NAME, base_recipe, read, scale, sizes_of
     from mixonomy.studies.study import Study
 
-    source = options.data or ("digits" if options.quick else "cifar10")
-
     def study() -> Study:
-        splits = open_source(source, options.data_root).splits if options.rows is None else {}
-        num_images = sum(len(split) for name, split in splits.items() if name in ("train", "val"))
+        source = options.data or ("digits" if options.quick else "cifar10")
         base = base_recipe(source, is_quick=options.quick, steps=options.steps)
-        sizes = sizes_of(source, is_quick=options.quick)
-        fractions = options.fractions or FRACTIONS
-        return scale(base, sizes, num_images, out_of(NAME, options), options.chosen_seeds, fractions)
+        sizes, fractions = sizes_of(source, is_quick=options.quick), options.fractions or FRACTIONS
+        count = num_images(source, options)
+        return scale(base, sizes, count, out_of(NAME, options), options.chosen_seeds, fractions)
 
-    return show(NAME, options, argv, study)
+    return show(NAME, options, argv, trained(study), read)

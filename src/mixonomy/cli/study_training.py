@@ -4,15 +4,20 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tyro.conf import FlagCreatePairsOff
 
 if TYPE_CHECKING:
+    from mixonomy.experiment import Runtime
+    from mixonomy.progress import Console
+    from mixonomy.report.study_page import Found
+    from mixonomy.rows import Row
     from mixonomy.studies.study import Study
 
+Train = Callable[[Path, "Runtime", "Console", str], "list[Row]"]
 QUICK_IMAGES = 1_500  # of --quick: as many as the digits have
 UNSAID = ("--data-root", "--out")  # options of a place on this machine, which decide no number
 
@@ -47,48 +52,87 @@ class StudyOptions:
 
 def few_images(source: str, options: StudyOptions) -> int | None:
     """How many training images --quick takes of a source that has more than enough; None for all, and without it."""
-    if not options.quick or options.rows is not None:
+    if not options.quick:
         return None
+    return QUICK_IMAGES if num_images(source, options) > QUICK_IMAGES else None
+
+
+def num_images(source: str, options: StudyOptions) -> int:
+    """Of train and val together, once test images are held out where the source has none."""
     from mixonomy.data import open_source, plan_splits
 
     plan = plan_splits(open_source(source, options.data_root), 0.0)
-    return QUICK_IMAGES if len(plan.train) + len(plan.val or ()) > QUICK_IMAGES else None
+    return len(plan.train) + len(plan.val or ())
 
 
-def show(name: str, options: StudyOptions, argv: Sequence[str], study: "Callable[[], Study]") -> int:
-    """Runs the study, or reads the rows that are given, and prints what was found.
+def show(name: str, options: StudyOptions, argv: Sequence[str], train: Train, read: "Callable[..., Found]") -> int:
+    """Trains, or reads the rows that are given, and prints what was found.
 
     Args:
       name: of the study.
       argv: of the command, for the rows.
-      study: what is trained, and how its rows are read.
+      train: folder of the study, runtime, console and command line -> rows.
+      read: rows -> what they say.
     """
     from mixonomy.experiment import Runtime
     from mixonomy.progress import Console
-    from mixonomy.report.study_page import terminal_lines
-    from mixonomy.rows import read
+    from mixonomy.rows import read as read_rows
     from mixonomy.stopping import Interrupted, stopped
-    from mixonomy.studies.study import run, write_results
+    from mixonomy.studies.study import Study, write_results
 
-    out, asked = out_of(name, options), study()
+    out = out_of(name, options)
     if options.rows is not None:
-        rows = [row for row in read(options.rows) if row["study"] == name]
+        check_rows_alone(options)
+        rows = [row for row in read_rows(options.rows) if row["study"] == name]
         if not rows:
             raise ValueError(f"{options.rows} has no rows of the study {name}; give a file of its rows.")
-        write_results(asked, out, rows)
+        write_results(Study(name, (), read), out, rows)
     else:
         runtime = Runtime(device=options.device, workers=options.workers, data_root=options.data_root)
         try:
-            rows = run(asked, out, runtime=runtime, console=Console(), command=command_of(name, argv))
+            rows = train(out, runtime, Console(), command_of(name, argv))
         except Interrupted as stop:
             return stopped(stop)
-    found, page = asked.read(rows), out / f"{name}.html"
-    people = sys.stderr if options.json else sys.stdout
+    say(name, out, read(rows), rows, is_json=options.json)
+    return 0 if any(row["metric"] == "top1" and row["value"] is not None for row in rows) else 1
+
+
+def trained(study: "Callable[[], Study]") -> Train:
+    """What trains a study; it is planned then, not where rows are only read."""
+
+    def train(out: Path, runtime: "Runtime", console: "Console", command: str) -> "list[Row]":
+        from mixonomy.studies.study import run
+
+        return run(study(), out, runtime=runtime, console=console, command=command)
+
+    return train
+
+
+def check_rows_alone(options: StudyOptions) -> None:
+    """Refuses options of trainings beside --rows, which trains nothing.
+
+    Raises:
+      ValueError: naming them.
+    """
+    given = [
+        f"--{field.name.replace('_', '-')}"
+        for field in fields(options)
+        if field.name not in ("rows", "out", "json") and getattr(options, field.name) != field.default
+    ]
+    if given:
+        raise ValueError(f"--rows writes page and tables and trains nothing; leave {' and '.join(given)} out.")
+
+
+def say(name: str, out: Path, found: "Found", rows: "Sequence[Row]", *, is_json: bool) -> None:
+    """Prints what was found, for people, and with `is_json` as one JSON object on standard output."""
+    from mixonomy.report.study_page import terminal_lines
+
+    page = out / f"{name}.html"
+    people = sys.stderr if is_json else sys.stdout
     print("\n".join([*terminal_lines(found), f"page: {page}, rows: {out / 'rows.jsonl'}"]), file=people)
-    if options.json:
+    if is_json:
         about = {"study": name, "out": str(out), "page": str(page), "summary": list(found.summary)}
         print(json.dumps({**about, **found.facts, "rows": rows}))
-    return 0 if any(row["value"] is not None for row in rows) else 1
 
 
 def out_of(name: str, options: StudyOptions) -> Path:

@@ -1,6 +1,5 @@
 """`mixonomy study weights`."""
 
-import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 from tyro.conf import FlagCreatePairsOff, Positional
 
 from mixonomy.cli.arguments import parse
-from mixonomy.cli.study_training import command_of
+from mixonomy.cli.study_training import command_of, say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,13 +62,12 @@ def main(argv: list[str]) -> int:
         raise ValueError("give the weights to look at, such as runs/x, or --quick, or --rows FILE; one of them.")
 
     from mixonomy.models.files import write_atomically
-    from mixonomy.report.study_page import terminal_lines, write_study_page
+    from mixonomy.report.study_page import write_study_page
     from mixonomy.report.weights_page import stems_section, units_section
     from mixonomy.rows import read, to_text
     from mixonomy.studies import weights
 
     out = options.out or Path("runs/study-weights")
-    people = sys.stderr if options.json else sys.stdout
     sections = []
     if options.rows is not None:
         rows = [row for row in read(options.rows) if row["study"] == weights.STUDY]
@@ -104,12 +102,8 @@ def main(argv: list[str]) -> int:
     found = weights.read(rows)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "rows.jsonl", to_text(rows).encode())
-    page = out / "weights.html"
-    write_study_page(page, found, rows, sections)
-    print("\n".join([*terminal_lines(found), f"page: {page}, rows: {out / 'rows.jsonl'}"]), file=people)
-    if options.json:
-        about = {"study": weights.STUDY, "out": str(out), "page": str(page), "summary": list(found.summary)}
-        print(json.dumps({**about, **found.facts, "rows": rows}))
+    write_study_page(out / f"{weights.STUDY}.html", found, rows, sections)
+    say(weights.STUDY, out, found, rows, is_json=options.json)
     return 0
 
 

@@ -27,6 +27,7 @@ SCALES = (8, 4, 2)  # by which libjpeg can shrink an image while it decodes
 # were decoded whole by less than one grey level on average, less than bilinear differs from bicubic; at 1 by three.
 MIN_SPARE = 1.5
 TURNED = 5  # EXIF orientations from here on swap height and width
+ALONE = (0x01, *range(0xD0, 0xD8))  # JPEG's markers without a length: TEM and RST
 FRAMES = {marker for marker in range(0xC0, 0xD0) if marker not in (0xC4, 0xC8, 0xCC)}  # JPEG's "start of frame"
 WHITE = 255  # what shows through where an image is transparent
 HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
@@ -38,7 +39,7 @@ DAMAGED = (
 )  # fmt: skip
 
 
-def decode(image: Encoded | Image.Image, channels: int = 3) -> Tensor:
+def decode(image: Encoded | Image.Image, channels: int = 3, *, formats: tuple[str, ...] | None = None) -> Tensor:
     """Decodes an image file, or passes pixels through, as uint8 [channels, H, W].
 
     Upright by its EXIF orientation, the first frame of an animation, transparent parts over white, 16 bits scaled to 8.
@@ -47,6 +48,7 @@ def decode(image: Encoded | Image.Image, channels: int = 3) -> Tensor:
     Args:
       image: the bytes of a file, pixels [H, W] or [H, W, 3], or an image that Pillow has opened, which stays open.
       channels: 3 for RGB, 1 for grey.
+      formats: those of files that are looked into, by Pillow's names; all that are known if None.
     Raises:
       ValueError: if it is no image, is cut off or damaged, or has too many pixels (Pillow's limit, 179 million).
     """
@@ -68,9 +70,13 @@ def decode(image: Encoded | Image.Image, channels: int = 3) -> Tensor:
             pixels = decode_jpeg(image, mode="RGB" if channels == 3 else "GRAY")
             assert isinstance(pixels, Tensor)  # a list only for several files
             return pixels
-    header = _header(image)
-    # TorchCodec decodes all frames of an animation at once, a few bytes each in the file and whole in memory.
-    if header is None or not (header.has_transparency_data or _is_animated(header)):
+    header = _header(image, formats)
+    if header is None and formats is not None:
+        raise ValueError("not a readable image (no known format)")
+    # TorchCodec decodes all frames of an animation at once, a few bytes each in the file and whole in memory; and in a
+    # JPEG whose size is not plain it could find another one than Pillow.
+    is_odd = size is None and image[:2] == b"\xff\xd8"
+    if header is None or not (is_odd or header.has_transparency_data or _is_animated(header)):
         try:
             pixels = decode_image(image, mode="RGB" if channels == 3 else "GRAY")
             return pixels if pixels.ndim == 3 else pixels[0]
@@ -133,12 +139,19 @@ def jpeg_size(image: bytes) -> tuple[int, int] | None:
         return None
     place = 2
     while place + 9 <= len(image) and image[place] == 0xFF:
-        marker = image[place + 1]
+        marker, length = image[place + 1], int.from_bytes(image[place + 2 : place + 4], "big")
         if marker in FRAMES:
             return int.from_bytes(image[place + 5 : place + 7], "big"), int.from_bytes(
                 image[place + 7 : place + 9], "big"
             )
-        place += 2 + int.from_bytes(image[place + 2 : place + 4], "big")
+        if marker == 0xFF:  # any number of them may stand before a marker
+            place += 1
+        elif marker in ALONE:
+            place += 2
+        elif length < 2:  # it counts itself
+            return None
+        else:
+            place += 2 + length
     return None
 
 
@@ -165,12 +178,12 @@ def _cut(pixels: Tensor, box: Box) -> Tensor:
     return pixels[:, top : top + height, left : left + width]
 
 
-def _header(image: bytes) -> Image.Image | None:
+def _header(image: bytes, formats: tuple[str, ...] | None = None) -> Image.Image | None:
     """The image as Pillow opens it, its pixels still unread; None if Pillow does not know the format."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large ones, and odd metadata
-            return Image.open(io.BytesIO(image))
+            return Image.open(io.BytesIO(image), formats=formats)
     except Image.UnidentifiedImageError:
         return None
     except Image.DecompressionBombError:

@@ -100,12 +100,12 @@ def chart_svg(chart: Chart) -> str:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with the interval that it may lie in."""
+    """A value with the interval that it may lie in; no ends where nothing is known of it."""
 
     name: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def interval_svg(title: str, x_label: str, intervals: Sequence[Interval], *, band: float | None = None) -> str:
@@ -119,7 +119,7 @@ def interval_svg(title: str, x_label: str, intervals: Sequence[Interval], *, ban
     """
     if not intervals:
         raise ValueError(f"the chart of {title} has no intervals; give some.")
-    ends = [end for each in intervals for end in (each.low, each.high)] + [0.0]
+    ends = [end for each in intervals for end in (each.value, each.low, each.high) if end is not None] + [0.0]
     ends += [] if band is None else [-band, band]
     x_of, ticks = _axis(ends, BAR_LEFT + 8, WIDTH - RIGHT - 8, False, title)
     bottom = TOP + BAR_ROW * len(intervals)
@@ -134,10 +134,12 @@ def interval_svg(title: str, x_label: str, intervals: Sequence[Interval], *, ban
     parts.append(f'<path stroke="var(--muted)" stroke-width="1.4" d="M{x_of(0.0):.1f} {TOP - 6}V{bottom}"/>')
     for row, each in enumerate(intervals):
         y = TOP + BAR_ROW * row + 12
-        said = f"{each.name}: {each.value:+.2f} [{each.low:+.2f}, {each.high:+.2f}]"
+        said = f"{each.name}: {each.value:+.2f}"
         parts.append(f'<text text-anchor="end" x="{BAR_LEFT - 6}" y="{y + 4}">{escape(each.name)}</text>')
-        line = f"M{x_of(each.low):.1f} {y}H{x_of(each.high):.1f}"
-        parts.append(f'<path stroke="var(--series0)" d="{line}"><title>{escape(said)}</title></path>')
+        if each.low is not None and each.high is not None:
+            said += f" [{each.low:+.2f}, {each.high:+.2f}]"
+            line = f"M{x_of(each.low):.1f} {y}H{x_of(each.high):.1f}"
+            parts.append(f'<path stroke="var(--series0)" d="{line}"><title>{escape(said)}</title></path>')
         parts.append(
             f'<circle fill="var(--series0)" cx="{x_of(each.value):.1f}" cy="{y}" r="4">'
             f"<title>{escape(said)}</title></circle>"

@@ -16,7 +16,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from mixonomy.data.decode import decode
 from mixonomy.evals import Predictor
 from mixonomy.inference import Fast, fast
 from mixonomy.loading import load
@@ -25,7 +24,7 @@ from mixonomy.predicting import Classes, answers_of, default_batch_size, predict
 from mixonomy.preprocessing import Preprocessing
 from mixonomy.serve.batching import Answer, Batcher, Closed
 from mixonomy.serve.explain import Shuffler, can_be_permuted, grid_of, num_token_mlps
-from mixonomy.serve.images import Refused, Upload, check_image, prepared
+from mixonomy.serve.images import Refused, Upload, check_image, decoded, prepared
 from mixonomy.serve.metrics import Metrics
 from mixonomy.serve.settings import Settings
 
@@ -171,7 +170,7 @@ class Engine:
         if not self.is_ready and self._batcher.pending < self.settings.max_queue:
             self._batcher.announce(1)
             try:
-                await self._in_decoder(lambda: _decoded(upload.data))
+                await self._in_decoder(lambda: decoded(upload.data, preprocessing, max_pixels=max_pixels))
             finally:
                 self._batcher.give_up(1)
 
@@ -200,7 +199,7 @@ class Engine:
         self.check_room(1)
         self._batcher.announce(1)
         try:
-            return await self._in_decoder(lambda: prepared(upload.data, self._info.preprocessing))
+            return await self._prepared(upload)
         finally:
             self._batcher.give_up(1)
 
@@ -218,7 +217,7 @@ class Engine:
     async def _predict(self, upload: Upload, top: int) -> Outcome:
         info, begun = self._info, time.perf_counter()
         try:
-            pixels = await self._in_decoder(lambda: prepared(upload.data, info.preprocessing))
+            pixels = await self._prepared(upload)
         except BaseException as error:
             self._batcher.give_up(1)
             if not isinstance(error, Refused):
@@ -232,6 +231,10 @@ class Engine:
         return Outcome(
             upload.name, classes, predicted, decode_s, answer.wait_s, answer.model_s, batch_size=answer.batch_size
         )
+
+    async def _prepared(self, upload: Upload) -> Tensor:
+        preprocessing, max_pixels = self._info.preprocessing, self.settings.max_pixels
+        return await self._in_decoder(lambda: prepared(upload.data, preprocessing, max_pixels=max_pixels))
 
     async def _in_decoder(self, function: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._decoders, function)
@@ -263,13 +266,6 @@ class Engine:
         self.shuffler = Shuffler(model, predictor, precision)
         self._predictor = predictor
         return predictor, max_batch
-
-
-def _decoded(data: bytes) -> None:
-    try:
-        decode(data)
-    except ValueError as error:
-        raise Refused(422, str(error)) from None
 
 
 def _with_one_thread(pool: ThreadPoolExecutor, workers: int) -> None:

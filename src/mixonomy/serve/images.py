@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import python_multipart
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from torch import Tensor
@@ -22,6 +23,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 NAMES = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
 MAX_SCANS = 64  # of a progressive JPEG, each a pass over all pixels; cameras and editors write about ten
 SCAN = b"\xff\xda"  # "start of scan", which compressed data cannot hold. Source: ITU-T T.81, annex B
+TILE = (322, 323)  # TIFF's tags of a tile's width and length, each tile of which is decoded whole
 MAX_NAME = 200  # characters of a file's name that are repeated in the answer
 MAX_HEADERS = 8  # of one part of a form
 
@@ -121,10 +123,39 @@ def check_image(data: bytes, preprocessing: Preprocessing, *, max_pixels: int) -
     Raises:
       Refused: with 415, 422 or 413, naming what is allowed.
     """
-    size = jpeg_size(data) or _size_of(data)
-    if data.startswith(b"\xff\xd8") and data.count(SCAN) > MAX_SCANS:
-        raise Refused(413, f"the JPEG has more than {MAX_SCANS} scans; save it with fewer.")
-    height, width = size
+    height, width = _size_of(data, max_pixels)
+    if data.startswith(b"\xff\xd8"):
+        if jpeg_size(data) not in (None, (height, width)):  # else decoders might not agree on it either
+            raise Refused(422, "not a readable image (it is a JPEG of two sizes).")
+        if data.count(SCAN) > MAX_SCANS:
+            raise Refused(413, f"the JPEG has more than {MAX_SCANS} scans; save it with fewer.")
+    _check_size(height, width, preprocessing, max_pixels)
+
+
+def _size_of(data: bytes, max_pixels: int) -> tuple[int, int]:
+    """(height, width) as Pillow reads it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # large ones, and odd metadata
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                if isinstance(image, TiffImageFile):
+                    columns, rows = (image.tag_v2.get(tag, 0) for tag in TILE)
+                    if columns * rows > max_pixels:
+                        raise Refused(
+                            413, f"the TIFF has tiles of {rows} x {columns} pixels; at most {max_pixels:,} are allowed."
+                        )
+                return image.height, image.width
+    except Refused:
+        raise
+    except Image.UnidentifiedImageError:
+        raise Refused(415, f"not a readable image; send {NAMES}.") from None
+    except Image.DecompressionBombError:
+        raise Refused(413, "the image has too many pixels.") from None
+    except DAMAGED:
+        raise Refused(422, "not a readable image (it is damaged).") from None
+
+
+def _check_size(height: int, width: int, preprocessing: Preprocessing, max_pixels: int) -> None:
     if height < 1 or width < 1:
         raise Refused(422, "not a readable image (it has no pixels).")
     if height * width > max_pixels:
@@ -138,27 +169,28 @@ def check_image(data: bytes, preprocessing: Preprocessing, *, max_pixels: int) -
             )
 
 
-def _size_of(data: bytes) -> tuple[int, int]:
+def decoded(data: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> Tensor:
+    """The pixels of an image that `check_image` let through, uint8 [c, H, W], by the formats that it looked into.
+
+    Raises:
+      Refused: if it cannot be decoded, or turns out to be larger than it said.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # large ones, and odd metadata
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                return image.height, image.width
-    except Image.UnidentifiedImageError:
-        raise Refused(415, f"not a readable image; send {NAMES}.") from None
-    except Image.DecompressionBombError:
-        raise Refused(413, "the image has too many pixels.") from None
-    except DAMAGED:
-        raise Refused(422, "not a readable image (it is damaged).") from None
+        pixels = decode(data, preprocessing.channels, formats=FORMATS)
+    except ValueError as error:
+        raise Refused(422, str(error)) from None
+    _check_size(pixels.shape[1], pixels.shape[2], preprocessing, max_pixels)
+    return pixels
 
 
-def prepared(data: bytes, preprocessing: Preprocessing) -> Tensor:
+def prepared(data: bytes, preprocessing: Preprocessing, *, max_pixels: int) -> Tensor:
     """The image as the model sees it, uint8 [c, *image_size]: what `mixonomy.predict` makes of the same file.
 
     Raises:
-      Refused: if it cannot be decoded.
+      Refused: as of `decoded`.
     """
+    pixels = decoded(data, preprocessing, max_pixels=max_pixels)
     try:
-        return evaluation_crop(decode(data, preprocessing.channels), preprocessing)
+        return evaluation_crop(pixels, preprocessing)
     except ValueError as error:
         raise Refused(422, str(error)) from None

@@ -1,9 +1,9 @@
 """Which architecture is worth its cost on given data: accuracy at equal seconds and at equal epochs, and what it takes.
 
 Every model gets the same recipe but for its learning rate, which is chosen from the same values by trainings of a
-quarter of the length, on validation images; their cost is counted. Then it is trained twice with each seed, on all but
-the test images: for as long as all others, and for as many epochs. A schedule belongs to a length, so these are
-different trainings, but where a model has the same length in both.
+quarter of its longer length below, on validation images; their cost is counted. Then it is trained twice with each
+seed, on all but the test images: for as long as all others, and for as many epochs. A schedule belongs to a length, so
+these are different trainings, but where a model has the same length in both.
 Source: MLP-Mixer paper, figure 3 and tables 2 and 3 (accuracy, cost and throughput beside one another).
 """
 
@@ -24,19 +24,20 @@ from mixonomy.models import info_of
 from mixonomy.progress import Console
 from mixonomy.recipe import Optim, Recipe, changed
 from mixonomy.recipes import choose_recipe
-from mixonomy.rows import Origin, Row, make_row, origin_of
+from mixonomy.rows import Origin, Row, machine, make_row, origin_of
 from mixonomy.runs import RunFolder, environment, write_json
 from mixonomy.stopping import Interrupted
-from mixonomy.studies.compared import EDGE, EPOCHS, SECONDS, SETTINGS, found_of
+from mixonomy.studies.compared import EDGE, EPOCHS, SECONDS, SETTINGS, TARGET, found_of
 from mixonomy.studies.contenders import Contender
-from mixonomy.studies.study import DataOf, Planned, Study, rows_of, write_results
+from mixonomy.studies.pace import step_seconds
+from mixonomy.studies.study import DataOf, Planned, Study, resolved, rows_of, write_results
 from mixonomy.sweeping import remembering_failure
 from mixonomy.training import Diverged, train
 
 NAME = "compare"
 LRS = (3e-4, 1e-3, 3e-3, 1e-2)  # AdamW, fresh weights; short trainings of small models want the larger ones
 FINE_TUNING = 0.1  # of them where weights are pre-trained; source: none
-TRIAL = 0.25  # of the shorter training
+TRIAL = 0.25  # of the longer training
 SAME = 0.05  # two lengths that differ by less are one
 BACKWARD = 3  # FLOPs of a training step over those of its forward pass; source: Kaplan et al. 2020, section 2.1
 TURN_S = 2.0  # that each timing of steps fills
@@ -147,15 +148,16 @@ def compare(
 ) -> list[Row]:
     """Measures costs, chooses learning rates, trains, and writes OUT/rows.jsonl and OUT/compare.html.
 
-    The lengths that follow from the measured speeds are kept in OUT/plan.json, so that the same command goes on. A
-    model that fails has rows that say why, and the others go on. Rows and page of a comparison that is interrupted are
+    The lengths that follow from the measured speeds are kept in OUT/plan.json, so that the same command goes on; what
+    a training then takes is in its rows, and the page says where that is another time than was planned. A model that
+    fails has rows that say why, and the others go on. Rows and page of a comparison that is interrupted are
     of the models that were finished.
 
     Raises:
-      ValueError: if OUT holds another comparison, or the data is not there.
+      ValueError: if OUT holds another comparison or one of another machine, or the data is not there.
       Interrupted: after Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, once everything is saved.
     """
-    runtime, console = runtime or Runtime(), console or Console(quiet=True)
+    runtime, console = resolved(runtime), console or Console(quiet=True)
     data_of = DataOf(runtime)
     plan = _plan(asked, out, data_of, runtime, console)
     rows: list[Row] = []
@@ -186,13 +188,13 @@ def _contender_rows(
     if steps is None:
         return [make_row(where, metric="top1", value=None, unit="share", n=0, note=cost["error"], **about)]
     rows = [*_cost_rows(where, cost, plan["batch_size"], contender.note, about)]
-    try:
-        lr, trials = _chosen(asked, contender, plan, out, data_of, runtime, console, command)
-    except Diverged as error:
-        note = f"no learning rate trained to its end: {error.what}"
-        return [*rows, make_row(where, metric="top1", value=None, unit="share", n=0, note=note, **about)]
-    rows.append(make_row(where, metric="lr", value=lr, unit="", note=trials["note"], **about))
-    rows.append(make_row(where, metric="sweep_seconds", value=trials["seconds"], unit="s", **about))
+    at_equal_seconds = {**about, "data": f"{about['data']}, {SECONDS}"}
+    rows.append(make_row(where, metric=TARGET, value=plan[TARGET], unit="s", **at_equal_seconds))
+    chosen = _chosen(asked, contender, plan, out, data_of, runtime, console, command)
+    took = make_row(where, metric="sweep_seconds", value=chosen.seconds, unit="s", **about)
+    if (lr := chosen.lr) is None:
+        return [*rows, took, make_row(where, metric="top1", value=None, unit="share", n=0, note=chosen.note, **about)]
+    rows += [make_row(where, metric="lr", value=lr, unit="", note=chosen.note, **about), took]
     return [*rows, *_final_rows(asked, contender, lr, steps, plan, out, data_of, runtime, console, command)]
 
 
@@ -202,37 +204,43 @@ STUDY = Study(NAME, (), found_of)
 
 def _plan(asked: Comparison, out: Path, data_of: DataOf, runtime: Runtime, console: Console) -> dict[str, Any]:
     """Costs of all contenders and the steps of their trainings, measured once."""
-    path = out / "plan.json"
+    path, here = out / "plan.json", environment()
+    measured_for = json.loads(json.dumps({**asked.lengths_follow, "machine": machine(here, runtime.device)}))
     if path.is_file():
         plan = json.loads(path.read_text())
-        if plan["asked"] != json.loads(json.dumps(asked.lengths_follow)):
+        if plan["asked"] != measured_for:
             raise ValueError(
-                f"{out} holds another comparison; give another --out, or the same models, data and budget."
+                f"{out} holds another comparison, or speeds of another machine; give another --out, or the same "
+                f"models, data, budget and device on {plan['asked'].get('machine', 'that machine')}."
             )
         return plan
     opened = data_of.of(changed(asked.base, data={"train_on_val": True}))
     num_images, num_classes = len(opened.plan.train), len(opened.source.class_names)
-    costs: dict[str, dict[str, Any]] = {}
+    costs, seconds = dict[str, dict[str, Any]](), dict[str, float]()
     for number, contender in enumerate(asked.contenders, start=1):
         console.say(f"compare, cost of {contender.name}, {number} of {len(asked.contenders)}")
         try:
             case = _case(asked, contender, num_classes, opened.source.channels)
             turns = [in_a_process(case, runtime.device) for _ in range(TURNS)]
             costs[contender.name] = asdict(min(turns, key=lambda cost: statistics.median(cost.step_s)))
+            recipe = changed(asked.recipe(contender), data={"train_on_val": True})
+            seconds[contender.name] = step_seconds(recipe, runtime, opened, turns=TURNS, turn_s=TURN_S)
         except ValueError as error:
             console.say(f"{contender.name} has failed: {error}")
             costs[contender.name] = {"error": str(error)}
-    seconds = {name: statistics.median(cost["step_s"]) for name, cost in costs.items() if "error" not in cost}
     if not seconds:
         raise ValueError(f"none of the models runs here; the first said: {next(iter(costs.values()))['error']}")
-    steps = lengths(asked.budget, seconds, num_images / asked.base.batch_size)
+    steps_per_epoch = num_images / asked.base.batch_size
+    steps = lengths(asked.budget, seconds, steps_per_epoch)
     plan = {
-        "asked": asked.lengths_follow,
+        "asked": measured_for,
         "costs": costs,
+        "step_seconds": seconds,
         "steps": steps,
+        TARGET: target_seconds(asked.budget, seconds, steps_per_epoch),
         "batch_size": asked.base.batch_size,
         "num_images": num_images,
-        "environment": environment(),
+        "environment": here,
     }
     out.mkdir(parents=True, exist_ok=True)
     write_json(path, plan)
@@ -248,24 +256,24 @@ def lengths(budget: Budget, step_s: Mapping[str, float], steps_per_epoch: float)
     """Steps of each model at equal seconds and at equal epochs; at least one, and the same where they nearly are.
 
     A budget of seconds is what each training may take: the epochs are then those that the slowest model makes in it. A
-    budget of epochs is what each training has: the seconds are then those of the fastest model. So no training takes
-    more than was asked for.
+    budget of epochs is what each training has: the seconds are then those of the fastest model.
 
     Args:
-      step_s: seconds of a training step.
+      step_s: seconds of a training step, see `step_seconds`; that of the training itself may be another.
     """
-    if budget.unit == "seconds":
-        by_time = {name: budget.value / each for name, each in step_s.items()}
-        by_epochs = min(by_time.values())
-    else:
-        by_epochs = budget.value * steps_per_epoch
-        fastest = by_epochs * min(step_s.values())
-        by_time = {name: fastest / each for name, each in step_s.items()}
+    target = target_seconds(budget, step_s, steps_per_epoch)
+    by_time = {name: target / each for name, each in step_s.items()}
+    by_epochs = min(by_time.values()) if budget.unit == "seconds" else budget.value * steps_per_epoch
     found = {}
     for name, steps in by_time.items():
         is_same = abs(steps - by_epochs) <= SAME * by_epochs
         found[name] = {SECONDS: max(round(by_epochs if is_same else steps), 1), EPOCHS: max(round(by_epochs), 1)}
     return found
+
+
+def target_seconds(budget: Budget, step_s: Mapping[str, float], steps_per_epoch: float) -> float:
+    """Of each training at equal seconds."""
+    return budget.value if budget.unit == "seconds" else budget.value * steps_per_epoch * min(step_s.values())
 
 
 def _case(asked: Comparison, contender: Contender, num_classes: int, channels: int) -> Case:
@@ -279,7 +287,22 @@ def _case(asked: Comparison, contender: Contender, num_classes: int, channels: i
 
 
 def _trial_steps(steps: Mapping[str, int]) -> int:
-    return max(round(TRIAL * min(steps.values())), 1)
+    return max(round(TRIAL * max(steps.values())), 1)
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """What the trials of the learning rate came to.
+
+    Args:
+      lr: that scores best on validation images; None if every one diverged.
+      seconds: of training, those until a trial diverged included.
+      note: how each did.
+    """
+
+    lr: float | None
+    seconds: float
+    note: str
 
 
 def _chosen(
@@ -291,15 +314,10 @@ def _chosen(
     runtime: Runtime,
     console: Console,
     command: str,
-) -> tuple[float, dict[str, Any]]:
-    """The learning rate that scores best on validation images, and what the trials took.
-
-    Raises:
-      Diverged: if every one does.
-    """
+) -> _Chosen:
+    """Tries all learning rates on validation images."""
     steps = _trial_steps(plan["steps"][contender.name])
-    scores: dict[float, float] = {}
-    seconds, failures = 0.0, []
+    scores, failures, seconds = dict[float, float](), dict[float, str](), 0.0
     for lr in asked.rates(contender):
         recipe = changed(
             asked.recipe(contender),
@@ -311,7 +329,7 @@ def _chosen(
         folder = RunFolder(out / "sweep" / contender.name.replace("/", "-").replace(":", "-") / f"lr={lr:g}")
         console.say(f"compare, {contender.name}: learning rate {lr:g}, {steps} steps")
         try:
-            with remembering_failure(folder.path):
+            with remembering_failure(folder.path, recipe):
                 opened = data_of.of(recipe)
                 result = train(
                     recipe,
@@ -323,17 +341,16 @@ def _chosen(
                     opened=opened,
                 )
         except Diverged as error:
-            failures.append(error)
+            failures[lr], seconds = error.what, seconds + error.seconds
             continue
         folder.model.unlink(missing_ok=True)  # only the score counts
         scores[lr], seconds = result["val_top1"], seconds + result["seconds"]
     if not scores:
-        raise failures[0]
-    lr = max(scores, key=lambda rate: scores[rate])
-    said = ", ".join(f"{rate:g}: {100 * score:.2f} %" for rate, score in scores.items())
-    rates = asked.rates(contender)
+        return _Chosen(None, seconds, f"no learning rate trained to its end: {next(iter(failures.values()))}")
+    lr, rates = max(scores, key=lambda rate: scores[rate]), asked.rates(contender)
+    said = ", ".join(f"{rate:g}: {'diverged' if rate in failures else f'{100 * scores[rate]:.2f} %'}" for rate in rates)
     edge = f"; {EDGE}" if len(rates) > 2 and lr in (min(rates), max(rates)) else ""
-    return lr, {"seconds": seconds, "note": f"validation top-1 after {steps} steps: {said}{edge}"}
+    return _Chosen(lr, seconds, f"validation top-1 after {steps} steps: {said}{edge}")
 
 
 def _final_rows(

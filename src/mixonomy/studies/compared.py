@@ -15,6 +15,8 @@ SECONDS, EPOCHS = "equal seconds", "equal epochs"
 SETTINGS = (SECONDS, EPOCHS)
 FRONT = 5  # colour of the line of the front
 MIXER = re.compile(r"(timm:)?mixer[-_]")
+TARGET = "target_seconds"  # metric: of each training at equal seconds
+OFF = 0.1  # share by which the seconds of a training may be others before that is said
 EDGE = "at the edge of what was tried"  # in the note of a learning rate
 MUCH = 1.5  # times as fast or as small, from which a saving is worth a sentence
 
@@ -26,6 +28,7 @@ class Entry:
     Args:
       top1: test accuracy by seed.
       seconds: of one training, mean over seeds.
+      target_seconds: that it was planned for at equal seconds; 0 elsewhere.
       sweep_seconds: of all trials of the learning rate.
       epochs, train_flops: of one training.
       predicts_per_s, trains_per_s: images/s by themselves, without data.
@@ -36,6 +39,7 @@ class Entry:
     model: str
     top1: Values
     seconds: float
+    target_seconds: float
     sweep_seconds: float
     lr: float
     epochs: float
@@ -67,7 +71,8 @@ def found_of(rows: Sequence[Row]) -> Found:
             if not found:
                 continue
             if setting == SECONDS:
-                texts = [*recommendation(found), *standing_of_mixers(found), *at_the_edge(rows, source, found)]
+                texts = [*recommendation(found), *off_target(found), *standing_of_mixers(found)]
+                texts += at_the_edge(rows, source, found)
                 recommended[source] = best(found).model
             else:
                 texts = [*at_equal_epochs(found), *standing_of_mixers(found)]
@@ -84,7 +89,7 @@ def found_of(rows: Sequence[Row]) -> Found:
 
 
 def entries(rows: Sequence[Row], source: str, setting: str) -> list[Entry]:
-    """The models that were trained to the end, the most accurate first."""
+    """The models that were trained to the end, the most accurate first; those that were not with all seeds are last."""
     place, found = f"{source}, {setting}", []
     for model in dict.fromkeys(row["model"] for row in rows):
         top1 = values_of(rows, "top1", model=model, data=place)
@@ -101,6 +106,7 @@ def entries(rows: Sequence[Row], source: str, setting: str) -> list[Entry]:
                 model,
                 top1,
                 one("seconds", place),
+                one(TARGET, place),
                 one("sweep_seconds", source),
                 one("lr", source),
                 one("epochs", place),
@@ -110,20 +116,26 @@ def entries(rows: Sequence[Row], source: str, setting: str) -> list[Entry]:
                 one("train_bytes", source),
                 one("params", place),
                 one("flops", source),
-                _cores(device),
+                cores_of(device),
             )
         )
-    return sorted(found, key=lambda entry: -entry.top1.mean)
+    return sorted(found, key=lambda entry: (not is_complete(entry, found), -entry.top1.mean))
+
+
+def is_complete(entry: Entry, found: Sequence[Entry]) -> bool:
+    """Whether it was trained to the end with as many seeds as any other, and failed with none."""
+    return not entry.top1.failed and entry.top1.n == max(each.top1.n for each in found)
 
 
 def best(found: Sequence[Entry]) -> Entry:
-    """The highest mean accuracy."""
+    """The highest mean accuracy of those with every seed; of all, if there is none."""
     return found[0]
 
 
 def level_with(winner: Entry, found: Sequence[Entry]) -> list[Entry]:
     """The others that are not clearly worse: the 95 % interval of the paired difference reaches 0 or above."""
-    return [entry for entry in found if entry is not winner and not _is_clearly_worse(winner, entry)]
+    intervals = {entry.model: _less(winner, entry).interval() for entry in found if entry is not winner}
+    return [e for e in found if (interval := intervals.get(e.model)) is not None and interval[1] >= 0]
 
 
 def front(found: Sequence[Entry], cost: Callable[[Entry], float]) -> list[Entry]:
@@ -138,34 +150,14 @@ def front(found: Sequence[Entry], cost: Callable[[Entry], float]) -> list[Entry]
 def recommendation(found: Sequence[Entry]) -> Iterator[str]:
     """What to take, how sure that is, and what costs less."""
     winner = best(found)
-    level = level_with(winner, found)
     minutes = _minutes(statistics.median(entry.seconds for entry in found))
-    n = winner.top1.n
     yield (
         f"Take {winner.model}: after {minutes} of training for each model it has the highest test accuracy, "
-        f"{percent(winner.top1)} % ({_count(n, 'seed')})."
+        f"{percent(winner.top1)} % ({_seeds(winner)})."
         if len(found) > 1
-        else f"{winner.model} has {percent(winner.top1)} % after {minutes} of training ({_count(n, 'seed')})."
+        else f"{winner.model} has {percent(winner.top1)} % after {minutes} of training ({_seeds(winner)})."
     )
-    if len(found) > 1:
-        if n < 2:
-            runner = found[1]
-            yield (
-                f"With one seed there is no spread, so the order may be chance; the next is {runner.model} with "
-                f"{percent(runner.top1)} %. Repeat with --seeds 0 1 2."
-            )
-        elif level:
-            words = ", ".join(f"{entry.model} ({points(_less(winner, entry))} points)" for entry in level)
-            yield (
-                f"Not clearly worse, since the 95 % interval of the difference over {n} seeds includes 0: {words}. "
-                f"Among these let cost decide."
-            )
-        else:
-            runner = found[1]
-            yield (
-                f"All others are clearly worse: the next is {runner.model}, at {points(_less(winner, runner))} points "
-                f"(95 % interval, {n} seeds)."
-            )
+    yield from sureness(found)
     for name, cost, unit in (
         ("answers", lambda entry: 1 / max(entry.predicts_per_s, 1e-9), "as fast"),
         ("needs", lambda entry: entry.params, "as many parameters"),
@@ -175,7 +167,50 @@ def recommendation(found: Sequence[Entry]) -> Iterator[str]:
             other = cheaper[-1]
             ratio = cost(winner) / max(cost(other), 1e-12)
             how = f"{ratio:.1f} times {unit}" if unit == "as fast" else f"1/{ratio:.1f} {unit}"
-            yield f"{other.model} {name} {how} and gives up {100 * (winner.top1.mean - other.top1.mean):.2f} points."
+            yield f"{other.model} {name} {how}; its accuracy differs by {_how_much(winner, other)}."
+
+
+def sureness(found: Sequence[Entry]) -> Iterator[str]:
+    """How sure it is that the first is the best, pair by pair of the seeds that two models share."""
+    winner, others = best(found), found[1:]
+    if not others:
+        return
+    if all(len(entry.top1.by_seed) + len(entry.top1.failed) < 2 for entry in found):
+        yield (
+            f"With one seed there is no spread, so the order may be chance; the next is {others[0].model} with "
+            f"{percent(others[0].top1)} %. Repeat with --seeds 0 1 2."
+        )
+        return
+    level = level_with(winner, found)
+    compared = [entry for entry in others if _less(winner, entry).n > 1]
+    if level:
+        words = ", ".join(f"{entry.model} ({_how_much(winner, entry)})" for entry in level)
+        yield f"Not clearly worse, since the 95 % interval of the difference includes 0: {words}."
+    elif compared:
+        which = "All others" if len(compared) == len(others) else f"{_count(len(compared), 'other')} of {len(others)}"
+        yield (
+            f"{which} {'is' if len(compared) == 1 < len(others) else 'are'} clearly worse: the next is "
+            f"{compared[0].model}, at {_how_much(winner, compared[0])}."
+        )
+    if undecided := [entry for entry in others if entry not in compared]:
+        words = ", ".join(f"{entry.model} ({_how_much(winner, entry)})" for entry in undecided)
+        yield f"Not decided, since two seeds or more that both were trained with are needed: {words}."
+    if partly := [entry for entry in found if not is_complete(entry, found)]:
+        words = ", ".join(f"{entry.model} ({percent(entry.top1)} %, {_seeds(entry)})" for entry in partly)
+        yield f"Not trained to the end with every seed, and so placed behind any that was: {words}."
+
+
+def off_target(found: Sequence[Entry]) -> Iterator[str]:
+    """The models whose trainings took another time than was planned for all."""
+    off = [e for e in found if e.target_seconds and abs(e.seconds / e.target_seconds - 1) > OFF]
+    if off:
+        words = ", ".join(
+            f"{e.model} {e.seconds:,.1f} s ({100 * (e.seconds / e.target_seconds - 1):+.0f} %)" for e in off
+        )
+        yield (
+            f"The seconds are not equal: {off[0].target_seconds:,.1f} s were planned for each training, from speeds "
+            f"that were measured before, and it took {words}."
+        )
 
 
 def standing_of_mixers(found: Sequence[Entry]) -> Iterator[str]:
@@ -189,14 +224,14 @@ def standing_of_mixers(found: Sequence[Entry]) -> Iterator[str]:
                 difference = paired(other.top1, entry.top1)
                 by_standing.setdefault(_standing(difference), []).append(f"{other.model} ({points(difference)})")
         said = "; ".join(f"{standing} {', '.join(names)}" for standing, names in sorted(by_standing.items()))
-        place = 1 + sum(other.top1.mean > entry.top1.mean for other in found)
+        place = 1 + found.index(entry)
         yield f"{entry.model} comes {place}. of {len(found)}, in points: {said}."
 
 
 def _standing(difference: Difference) -> str:
     interval = difference.interval()
     if interval is None:
-        return "of one seed, against"
+        return "of one seed, against" if difference.n else "with no seed in common with"
     return "ahead of" if interval[0] > 0 else "behind" if interval[1] < 0 else "not clearly ahead of or behind"
 
 
@@ -216,14 +251,16 @@ def at_equal_epochs(found: Sequence[Entry]) -> Iterator[str]:
         return
     winner, fastest = best(found), min(found, key=lambda entry: entry.seconds)
     yield (
-        f"After {winner.epochs:.3g} epochs each, {winner.model} is ahead with {percent(winner.top1)} %, in "
-        f"{_minutes(winner.seconds)}"
+        f"After {winner.epochs:.3g} epochs each, {winner.model} has the highest test accuracy, "
+        f"{percent(winner.top1)} % ({_seeds(winner)}), in {_minutes(winner.seconds)}"
         + (
             "; it is the fastest, too."
             if fastest is winner
-            else f"; {fastest.model}, the fastest, takes {_minutes(fastest.seconds)} for {percent(fastest.top1)} %."
+            else f"; {fastest.model}, the fastest, takes {_minutes(fastest.seconds)}, its accuracy differs by "
+            f"{_how_much(winner, fastest)}."
         )
     )
+    yield from sureness(found)
 
 
 def _scores(found: Sequence[Entry], source: str, setting: str) -> Table:
@@ -257,7 +294,8 @@ def _scores(found: Sequence[Entry], source: str, setting: str) -> Table:
     )
     note = (
         f"At {setting}. Seconds and {hours} are of one training without its evaluation; FLOPs are three times those of "
-        "the forward pass. The learning rate was chosen on validation images, by trainings of a quarter of the length."
+        "the forward pass. The learning rate was chosen on validation images, by trainings of a quarter of the longer "
+        "of the two lengths."
     )
     return Table(f"{source}: {setting}", head, lines, 1, note)
 
@@ -307,9 +345,15 @@ def _less(winner: Entry, entry: Entry) -> Difference:
     return paired(winner.top1, entry.top1)
 
 
-def _is_clearly_worse(winner: Entry, entry: Entry) -> bool:
-    interval = _less(winner, entry).interval()
-    return interval is not None and interval[1] < 0
+def _how_much(winner: Entry, entry: Entry) -> str:
+    """What the entry has less than the winner: "-0.42 [-1.10, +0.26] points, 3 seeds"."""
+    difference = _less(winner, entry)
+    return f"{points(difference)} points, {_count(difference.n, 'seed')}" if difference.n else "no seed in common"
+
+
+def _seeds(entry: Entry) -> str:
+    n, failed = entry.top1.n, len(entry.top1.failed)
+    return f"{n} of {n + failed} seeds" if failed else _count(n, "seed")
 
 
 def _minutes(seconds: float) -> str:
@@ -320,7 +364,7 @@ def _count(n: int, what: str) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def _cores(device: str) -> int | None:
+def cores_of(device: str) -> int | None:
     """Threads from "..., 1 of 2 cores, torch ..."; None of a GPU."""
     part = next((part for part in device.split(", ") if part.endswith(" cores")), "")
     return int(part.split(" ")[0]) if part else None

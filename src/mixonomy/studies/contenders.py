@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mixonomy.models.create import FAMILIES, family_of, list_models
@@ -9,6 +10,7 @@ from mixonomy.models.published import PUBLISHED
 from mixonomy.models.timm_model import PREFIX, parts_of
 from mixonomy.models.timm_stem import SMALL_SIDE
 from mixonomy.recipe import Model
+from mixonomy.runs import RunFolder
 
 PRETRAINED = "pretrained"
 # Sizes for a CPU; patches and stems follow the image, see `contender`. Source: none; chosen so that a step takes
@@ -125,6 +127,7 @@ def _is_weights(name: str) -> bool:
         name.startswith("hf:")
         or (name not in list_models() and name.endswith((".safetensors", ".npz")))
         or ("/" in name and name not in list_models() and name.split("-")[0] not in FAMILIES)
+        or (name not in list_models() and RunFolder(Path(name).expanduser()).exists())
     )
 
 

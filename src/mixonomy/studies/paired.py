@@ -58,6 +58,12 @@ def paired(first: Values, second: Values) -> Difference:
     return Difference(tuple(second.by_seed[seed] - first.by_seed[seed] for seed in seeds))
 
 
+def relative(first: Values, second: Values) -> Difference:
+    """The second less the first as a share of the first, over the seeds that both have; -0.45 is a loss of 45 %."""
+    seeds = [seed for seed, value in first.by_seed.items() if seed in second.by_seed and value]
+    return Difference(tuple(second.by_seed[seed] / first.by_seed[seed] - 1 for seed in seeds))
+
+
 def less(first: Values, second: Values) -> Values:
     """The first less the second, of the seeds that both have."""
     seeds = [seed for seed in first.by_seed if seed in second.by_seed]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from mixonomy.bench.turns import OURS
 from mixonomy.durations import parse
 from mixonomy.models import create
 from mixonomy.models.create import FAMILIES
@@ -18,8 +19,12 @@ from mixonomy.recipe import Recipe
 from mixonomy.recipes import load_recipe
 from mixonomy.report.study_page import Found, Table
 from mixonomy.rows import Row, read
+from mixonomy.studies.compared import cores_of
+from mixonomy.studies.paired import relative
+from mixonomy.studies.study import values_of
 
 NAME = "paper"
+KINDS = {"mixer-b/16": "Mixer", "BiT-R50x1": "ResNet"}  # of figure 4 -> ours in `mixonomy study permutation`
 IN_PACKAGE, IN_REPOSITORY = Path(__file__).parents[1] / "results", Path(__file__).parents[3] / "results"
 WEB = "web images with text"  # ALIGN's data
 RECIPES = {"ImageNet-1k": "imagenet1k", "ImageNet-21k": "imagenet21k", "JFT-300M": "jft", WEB: "jft"}
@@ -154,10 +159,8 @@ def _entry(row: Row, measured: Sequence[Row], sizes: dict[str, int]) -> Entry:
     if table == "table 4":
         recipe = load_recipe(RECIPES[trained_on], row["model"])
         return Entry(*about, ours=_setting(recipe, row["metric"]), ours_from=f"recipe {RECIPES[trained_on]}")
-    found = _measured(row, measured)
-    if found is not None:
-        how = f"{found['data']}, {found['device']}"
-        return Entry(*about, ours=found["value"], ours_from=how, command=found["command"])
+    if (ours := _measured(row, measured)) is not None:
+        return Entry(*about, ours=ours.value, ours_from=ours.origin, command=ours.command)
     needs, command = _way(row["model"], trained_on, row["metric"], row["data"])
     return Entry(*about, needs=needs, command=command)
 
@@ -182,19 +185,100 @@ def _setting(recipe: Recipe, metric: str) -> float:
     return float(values[metric] or 0.0)
 
 
-def _measured(row: Row, measured: Sequence[Row]) -> Row | None:
-    """The newest of our rows that measures the same: training on ImageNet alone, or the speed on another machine."""
-    metric, model, found = row["metric"], row["model"], []
-    for other in measured:
-        name = re.split(r"[ ,]", other["model"])[0].rstrip(":")
-        if other["value"] is None or name != model:
-            continue
-        is_from_scratch = row["data"].startswith("ImageNet-1k") and other["data"] == "imagenet1k"
-        is_accuracy = metric == "imagenet_top1" and other["metric"] == "top1" and is_from_scratch
-        is_speed = metric == "images_per_s_core" and (other["study"], other["metric"]) == ("infer", "images_per_s")
-        if is_accuracy or (is_speed and ": ours" in other["model"]):
-            found.append(other)
-    return found[-1] if found else None
+@dataclass(frozen=True)
+class _Ours:
+    """A number of ours, where it is from, and the command that gave it."""
+
+    value: float
+    origin: str
+    command: str
+
+
+def _measured(row: Row, measured: Sequence[Row]) -> _Ours | None:
+    """The newest of ours that measures the same, if there is one."""
+    if row["metric"] == "imagenet_top1":
+        return _accuracy(row, measured)
+    if row["metric"] == "images_per_s_core":
+        return _speed(row, measured)
+    return _few_shot_loss(row, measured) if row["metric"] == "few_shot_loss" else None
+
+
+def _accuracy(row: Row, measured: Sequence[Row]) -> _Ours | None:
+    """Of a training on ImageNet alone, of as many epochs at as many pixels; the mean over its seeds."""
+    if not row["data"].startswith("ImageNet-1k"):
+        return None
+    found = [
+        other
+        for other in measured
+        if other["metric"] == "top1"
+        and other["value"] is not None
+        and other["data"].split(",")[0] == "imagenet1k"
+        and re.split(r"[ ,]", other["model"])[0].rstrip(":") == row["model"]
+        and _length(f"{other['model']}, {other['data']}") == _length(row["data"])
+    ]
+    if not found:
+        return None
+    newest = _newest(found)
+    alike = [each for each in found if all(each[key] == newest[key] for key in ("study", "model", "data", "command"))]
+    values = values_of(alike, "top1")
+    origin = f"{newest['model']}, {newest['data']}, {newest['device']}, n = {values.n}"
+    return _Ours(values.mean, origin, newest["command"])
+
+
+def _length(said: str) -> tuple[str | None, str]:
+    """(epochs, pixels) in words such as "300 epochs, fine-tuned at 224"; pixels are 224 where nothing is said."""
+    epochs, pixels = re.search(r"(\d+) epochs", said), re.search(r"\bat (\d+)", said)
+    return epochs and epochs[1], pixels[1] if pixels else "224"
+
+
+def _speed(row: Row, measured: Sequence[Row]) -> _Ours | None:
+    """Of our float path on another machine, on images of as many pixels, for one of its cores."""
+    pixels = re.search(r"\bat (\d+)", row["data"])
+    if pixels is None:
+        return None
+    found = [
+        other
+        for other in measured
+        if (other["study"], other["metric"], other["model"]) == ("infer", "images_per_s", f"{row['model']}: {OURS}")
+        and other["value"] is not None
+        and f"{pixels[1]} x {pixels[1]}" in other["data"]
+    ]
+    if not found:
+        return None
+    newest = _newest(found)
+    cores = cores_of(newest["device"])
+    divided = f", divided by its {cores} cores" if cores is not None and cores > 1 else ""
+    origin = f"{newest['model']}, {newest['data']}, {newest['device']}{divided}"
+    return _Ours(newest["value"] / (cores or 1), origin, newest["command"])
+
+
+def _few_shot_loss(row: Row, measured: Sequence[Row]) -> _Ours | None:
+    """Of our small model of the kind, as a share, where all pixels are shuffled alike."""
+    model = KINDS[row["model"]]
+    found = [
+        other
+        for other in measured
+        if (other["study"], other["metric"], other["model"]) == ("permutation", "few_shot", model)
+        and other["data"].endswith(", global")
+    ]
+    if not found:
+        return None
+    newest = _newest(found)
+    source = newest["data"].rpartition(", ")[0]
+    plain, shuffled = (
+        values_of(measured, "few_shot", model=model, data=f"{source}, {pipeline}")
+        for pipeline in ("original", "global")
+    )
+    share = relative(plain, shuffled)
+    if not share.n:
+        return None
+    origin = f"a small {model} trained on {source}, few-shot on other data, {newest['device']}, n = {share.n}"
+    return _Ours(-share.mean, origin, newest["command"])
+
+
+def _newest(rows: Sequence[Row]) -> Row:
+    """The last of the newest day."""
+    return sorted(rows, key=lambda row: row["date"])[-1]
 
 
 def _way(model: str, trained_on: str, metric: str, data: str) -> tuple[str, str]:

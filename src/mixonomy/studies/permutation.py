@@ -25,7 +25,7 @@ from mixonomy.report.charts import Chart, Line, chart_svg
 from mixonomy.report.study_page import Figure, Found, Table
 from mixonomy.rows import Row
 from mixonomy.runs import read_metrics
-from mixonomy.studies.paired import Difference, less, paired, points
+from mixonomy.studies.paired import less, paired, points, relative
 from mixonomy.studies.shuffled import Shuffle, Shuffled, global_shuffle, local_shuffle
 from mixonomy.studies.study import (
     Finished,
@@ -233,11 +233,11 @@ def read(rows: Sequence[Row]) -> Found:
             [values_of(rows, metric, model=model, data=of[model, p]) for p in PIPELINES]
             for metric in ("few_shot", "top1")
         )
-        differences = [paired(few[0], other) for other in few[1:]] + [paired(top[0], other) for other in top[1:]]
+        differences = [paired(few[0], other) for other in few[1:]]
         seconds = values_of(rows, "seconds", model=model, data=of[model, "original"])
-        cells = [*map(percent, few), *map(percent, top), *map(points, differences[:2])]
+        cells = [*map(percent, few), *map(percent, top), *map(points, differences)]
         lines.append((model, *cells, f"{seconds.mean:,.0f}" if seconds.n else "–", f"{top[0].n}"))
-        said += _sentences(model, top, differences[2:])
+        said += _sentences(model, few, top)
     exact_lines, exact_said, exact = _exactness(rows)
     head = ("model", *(f"{SHOTS}-shot {p}, %" for p in PIPELINES), *(f"top-1 {p}, %" for p in PIPELINES))
     few_shot_note = (
@@ -269,18 +269,34 @@ def read(rows: Sequence[Row]) -> Found:
     return Found(title, (*exact_said, *said), figures, tables if rows else (), facts)
 
 
-def _sentences(model: str, top: Sequence[Values], differences: Sequence[Difference]) -> Iterator[str]:
-    """What shuffling costs the model, absolute and relative."""
-    if not top[0].n:
-        return
-    for pipeline, values, difference in zip(PIPELINES[1:], top[1:], differences, strict=True):
-        if difference.n:
-            share = -difference.mean / top[0].mean
-            verdict, kind = difference.verdict(), "a loss" if share >= 0 else "a gain"
-            yield (
-                f"{model}, {pipeline} shuffle: {percent(values)} % against {percent(top[0])} % test top-1, "
-                f"{points(difference)} points ({verdict}), {kind} of {100 * abs(share):.0f} % (n = {difference.n})."
-            )
+def _sentences(model: str, few: Sequence[Values], top: Sequence[Values]) -> Iterator[str]:
+    """What shuffling costs the model, absolute and relative: by top-1, and by the paper's measure, few-shot top-1."""
+    for place, pipeline in enumerate(PIPELINES[1:], start=1):
+        said = [
+            _cost(name, values[0], values[place])
+            for name, values in (("test top-1", top), (f"{SHOTS}-shot top-1", few))
+            if paired(values[0], values[place]).n
+        ]
+        if said:
+            yield f"{model}, {pipeline} shuffle: {'; '.join(said)}."
+
+
+def _cost(name: str, plain: Values, shuffled: Values) -> str:
+    """What the shuffle costs by one measure, over the seeds that both have: in points, and as a share."""
+    plain, shuffled = (
+        Values({seed: values.by_seed[seed] for seed in plain.by_seed if seed in shuffled.by_seed})
+        for values in (plain, shuffled)
+    )
+    difference, share = paired(plain, shuffled), relative(plain, shuffled)
+    of = ""
+    if share.n:
+        ends = share.interval()
+        around = "" if ends is None else f" [{100 * ends[0]:+.0f}, {100 * ends[1]:+.0f}]"
+        of = f", {100 * share.mean:+.0f}{around} % of it"
+    return (
+        f"{percent(shuffled)} % against {percent(plain)} % {name}, {points(difference)} points "
+        f"({difference.verdict()}){of} (n = {difference.n})"
+    )
 
 
 def _against_the_mixer(rows: Sequence[Row], models: Sequence[str], of: dict[tuple[str, str], str]) -> Iterator[str]:

@@ -61,7 +61,7 @@ def base_recipe(source: str, *, is_quick: bool, steps: int | None = None) -> Rec
       steps: of every training, in place of the study's own.
     """
     side = 8 if source == "digits" else 32
-    steps = steps or (200 if is_quick else 800)
+    steps = steps if steps is not None else 200 if is_quick else 800
     return Recipe(
         name=f"study-{NAME}",
         data=Data(source=source, val_share=0.1, eval_crop="squash"),

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mixonomy import devices
 from mixonomy.experiment import Opened, Runtime, open_data
 from mixonomy.loading import load
 from mixonomy.models.files import write_atomically
@@ -133,7 +134,7 @@ def run(
       ValueError: if two planned runs have one name, a folder holds another run, or a recipe does not fit its data.
       Interrupted: after Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, once everything is saved.
     """
-    runtime, console, out = runtime or Runtime(), console or Console(quiet=True), Path(out)
+    runtime, console, out = resolved(runtime), console or Console(quiet=True), Path(out)
     folders = [planned.folder for planned in study.planned]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
         raise ValueError(f"the study {study.name} plans {twice[0]} twice; give each model, data and seed once.")
@@ -148,6 +149,12 @@ def run(
             raise
     write_results(study, out, rows)
     return rows
+
+
+def resolved(runtime: Runtime | None) -> Runtime:
+    """The same with the device that "auto" stands for here, which rows name."""
+    runtime = runtime or Runtime()
+    return replace(runtime, device=str(devices.resolve_device(runtime.device)))
 
 
 def write_results(study: Study, out: Path, rows: Sequence[Row]) -> Found:
@@ -190,7 +197,7 @@ def rows_of(
     about: dict[str, Any] = {"study": study, "model": planned.model, "data": planned.data}
     about["seed"] = planned.recipe.seed
     try:
-        with remembering_failure(folder.path):
+        with remembering_failure(folder.path, planned.recipe, planned.grid):
             result = _trained(planned, folder, data, runtime, console, command)
     except Diverged as error:
         console.say(f"{planned.model} has failed: {error.what}")
@@ -273,8 +280,8 @@ class Values:
     """One metric of a study's rows, by seed.
 
     Args:
-      by_seed: seed -> value; runs without a value are left out.
-      failed: notes of those.
+      by_seed: seed -> value; seeds without a value are left out.
+      failed: notes of those, one each.
     """
 
     by_seed: dict[int | None, float]
@@ -307,8 +314,8 @@ def values_of(
         and (at is None or row.get("at") == at)
     ]
     found = {row["seed"]: row["value"] for row in chosen if row["value"] is not None}
-    failed = tuple(f"seed {row['seed']}: {row['note']}" for row in chosen if row["value"] is None)
-    return Values(found, failed)
+    failed = {row["seed"]: row["note"] for row in chosen if row["value"] is None and row["seed"] not in found}
+    return Values(found, tuple(f"seed {seed}: {note}" for seed, note in failed.items()))
 
 
 def failures(rows: Sequence[Row]) -> tuple[Table, ...]:
