@@ -1,4 +1,4 @@
-"""Runs a file of `mixonomy export --to onnx` without mixonomy: python onnx_predict.py model.onnx PHOTO..."""
+"""Runs a file of `mixonomy export --to onnx` (--batch dynamic or 1) without mixonomy: onnx_predict.py FILE PHOTO..."""
 
 import json
 import sys
@@ -14,6 +14,8 @@ prepared, names = about["preprocessing"], about["class_names"]
 mode, grey = ("RGB", (127, 127, 127)) if prepared["channels"] == 3 else ("L", 127)
 for path in sys.argv[2:]:
     image = ImageOps.exif_transpose(Image.open(path))
+    if image.mode.startswith("I"):  # 16 bits
+        image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     wide, high = (width, height) if crop in ("squash", "pad") else (width * resize, height * resize)

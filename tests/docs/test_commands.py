@@ -50,7 +50,7 @@ WORK = {
 NOT_RUN = {
     "docker build -t mixonomy .": "tests/serve/test_serve_command.py compares the Dockerfile with the command line",
     'docker run --rm -p 127.0.0.1:8000:8000 -v "$PWD/runs/demo:/model:ro" mixonomy': "as above",
-    "openssl rand -hex 32 > keys": "a program of others; the keys are prepared",
+    "(umask 077 && openssl rand -hex 32 > keys)": "a program of others; the keys are prepared",
     "python3 -m venv .venv": "makes an environment",
     "pip install torch torchvision torchcodec --index-url https://download.pytorch.org/whl/cpu": "downloads",
     "cp runs/permutation/rows.jsonl results/permutation.jsonl": "of a study that takes hours",

@@ -54,13 +54,14 @@ def folder_of_images(root: Path, count: int = 6) -> Path:
 
 
 def odd_images(root: Path) -> list[Path]:
-    """Files of every kind that people have: turned, grey, transparent, palette, CMYK, large, tiny, long, high."""
+    """Files of every kind: turned, grey, 16 bits, transparent, palette, CMYK, large, tiny, long, high."""
     root.mkdir()
     colour = Image.fromarray(pixels(40, 56))
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     colour.save(root / "exif.jpg", exif=exif, quality=95)
     colour.convert("L").save(root / "grey.png")
+    Image.fromarray(pixels(30, 44, 1, seed=6)[..., 0].astype(np.uint16) * 257).save(root / "grey16.png")
     Image.fromarray(pixels(33, 41, 4, seed=1)).save(root / "rgba.png")
     colour.quantize(32).save(root / "palette.gif")
     colour.convert("CMYK").save(root / "cmyk.jpg", quality=95)

@@ -5,11 +5,12 @@ import re
 import numpy as np
 import pytest
 import torch
-from exports import small
+from exports import folder_of_images, small
 from torch import nn
 
+import mixonomy as mx
 from mixonomy.evals import normalise
-from mixonomy.export import int8
+from mixonomy.export import export_model, int8
 from mixonomy.export.describe import Origins, described
 from mixonomy.export.graph import to_openvino
 from mixonomy.export.int8 import Z, smaller, upper_bound
@@ -81,3 +82,14 @@ def test_a_layer_that_hurts_stays_in_float(tmp_path):
     nn.init.normal_(block.channel_mixer.fc1.weight, std=0.02)
     to_openvino(model, info, graph, text, num_images=None)
     assert smaller(openvino_model(graph), images, expected)[1] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_images", [1, 3])
+def test_a_file_for_a_fixed_number_of_images_is_quantised_and_judged(tmp_path, num_images):
+    pytest.importorskip("nncf")
+    photos = folder_of_images(tmp_path / "photos")
+    options = {"source": str(photos), "int8": True, "max_drop": 99.0, "num_images": num_images}
+    made = export_model(small("mixer"), "openvino", tmp_path / "m.xml", **options)
+    assert made.gate is not None and made.gate.n > 0 and made.gate.images_per_s > 0
+    assert mx.load(tmp_path / "m.xml").num_images == num_images

@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mixonomy.report.charts import Chart, Interval, Line, chart_svg, interval_svg, standalone
+from mixonomy.report.charts import NEUTRAL, Chart, Interval, Line, chart_svg, interval_svg, standalone
 
 LINES = (Line("Mixer", ((1, 0.5, 0.1), (10, 0.75, None), (100, 1.0, None))), Line("ViT <b>", ((1, 0.25, None),)))
 CHART = Chart("scores", "epoch", "top-1", LINES, is_share=True, is_log=True)
@@ -37,6 +37,31 @@ def test_series_differ_without_colour():
     svg = chart_svg(Chart("many", "x", "y", tuple(Line(f"{i}", points) for i in range(6))))
     dashes = re.findall(r'fill="none" stroke-dasharray="([^"]*)"', svg)
     assert len(dashes) == len(set(dashes)) == 6
+
+
+def test_lines_beyond_the_colours_differ_by_marker_and_dash():
+    points = ((0, 0.0, None), (1, 1.0, None))
+    svg = chart_svg(Chart("many", "x", "y", tuple(Line(f"{i}", points) for i in range(36))))
+    lines = re.findall(r'<path stroke="([^"]*)" fill="none" stroke-dasharray="([^"]*)"', svg)
+    assert len(set(lines)) == 36 == len(lines)
+    dots = chart_svg(Chart("many", "x", "y", tuple(Line(f"{i}", points[:1], is_joined=False) for i in range(12))))
+    titled = re.findall(r"<(\w+) ([^>]*)><title>", dots)
+    shapes = {(name, *re.findall(r"series\d|r=\"[^\"]*\"|[a-z]-?[\d.]+ ?-?[\d.]*[a-z]", said)) for name, said in titled}
+    assert len(titled) == len(shapes) == 12
+
+
+def test_a_line_that_is_no_series_has_a_colour_of_its_own():
+    points = ((0, 0.0, None), (1, 1.0, None))
+    svg = chart_svg(Chart("front", "x", "y", (Line("front", points, NEUTRAL, has_markers=False),)))
+    assert 'stroke="var(--ink)"' in svg and "series" not in svg
+
+
+@pytest.mark.parametrize("bar", [0.05, 0.3, 0.6])
+def test_error_bars_stay_in_the_plot_on_a_logarithmic_axis(bar):
+    svg = chart_svg(Chart("errors", "x", "y", (Line("a", ((1, 0.5, bar), (2, 0.4, None))),), is_log_y=True))
+    ((low, high),) = re.findall(r'stroke-width="1.2" d="M[\d.]+ (-?[\d.]+)V(-?[\d.]+)"', svg)
+    ((top, bottom),) = re.findall(r'stroke-width="1" fill="none" d="M58 ([\d.]+)V([\d.]+)H', svg)
+    assert float(top) <= float(high) < float(low) <= float(bottom)
 
 
 def test_a_narrow_logarithmic_axis_has_ticks():

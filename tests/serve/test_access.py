@@ -25,6 +25,12 @@ def locked():
 
 @pytest.fixture(scope="module")
 def served():
+    with running() as found:
+        yield found[0]
+
+
+@pytest.fixture(scope="module")
+def hurried():
     with running(SLOW) as found:
         yield found[0]
 
@@ -54,6 +60,7 @@ def test_each_of_the_keys_opens_every_route(key, locked):
 def test_the_page_and_the_state_need_no_key(locked):
     for path in ("/", "/docs", "/openapi.json", "/static/page.js", *OPEN):
         assert locked.get(path).status_code == 200
+    assert "tiny" not in locked.get("/openapi.json").text  # nor do they tell which model it is
 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.nip.io", "", "[::1", "a b"])
@@ -64,6 +71,19 @@ def test_a_local_server_answers_to_its_own_names_only(host, served):
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1", "[::1]:80"])
 def test_names_of_this_machine_are_its_own(host, served):
     assert served.get("/healthz", headers={"host": host}).status_code == 200
+
+
+def test_other_names_are_allowed_in_any_case_and_those_of_loopback_stay():
+    with running(replace(SETTINGS, host="0.0.0.0", allowed_hosts=("Classify.Example.org", "::2"))) as (client, _):
+        for host in ("classify.example.org", "CLASSIFY.example.org:80", "127.0.0.1:8000", "localhost", "[::2]:80"):
+            assert client.get("/healthz", headers={"host": host}).status_code == 200, host
+        assert client.get("/healthz", headers={"host": "evil.example"}).status_code == 421
+
+
+def test_every_address_of_loopback_is_local_and_its_own_name():
+    assert Settings(host="127.0.0.2").hosts == ("127.0.0.2", "localhost", "127.0.0.1", "[::1]")
+    assert Settings(host="::1").hosts[0] == "[::1]" and Settings(host="LOCALHOST").hosts[0] == "localhost"
+    assert Settings(host="0.0.0.0").hosts == () and not Settings(host="192.168.0.1").is_local
 
 
 def test_pages_of_other_sites_are_refused_and_what_is_answered_is_guarded(served):
@@ -92,23 +112,23 @@ def exchange(client, *pieces: bytes, pause: float = 0.0) -> bytes:
         return answer
 
 
-def test_headers_that_never_end_are_cut_off(served):
+def test_headers_that_never_end_are_cut_off(hurried):
     begun = time.monotonic()
-    answer = exchange(served, b"POST /v1/predict HTTP/1.1\r\n", *[b"a: b\r\n"] * 100, pause=0.05)
+    answer = exchange(hurried, b"POST /v1/predict HTTP/1.1\r\n", *[b"a: b\r\n"] * 100, pause=0.05)
     assert b" 408 " in answer.split(b"\r\n")[0] and time.monotonic() - begun < 8
 
 
-def test_a_body_that_trickles_is_cut_off(served):
+def test_a_body_that_trickles_is_cut_off(hurried):
     begun = time.monotonic()
     head = b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n"
-    answer = exchange(served, head, *[b"x"] * 100, pause=0.05)
+    answer = exchange(hurried, head, *[b"x"] * 100, pause=0.05)
     assert b" 408 " in answer.split(b"\r\n")[0] and time.monotonic() - begun < 8
-    refused = exchange(served, head.replace(b"predict", b"nothing"), *[b"x"] * 100, pause=0.05)
+    refused = exchange(hurried, head.replace(b"predict", b"nothing"), *[b"x"] * 100, pause=0.05)
     assert b" 404 " in refused.split(b"\r\n")[0]  # and the rest is not read for ever either
 
 
-def test_a_connection_on_which_nothing_comes_is_closed(served):
-    assert b" 408 " in exchange(served)
+def test_a_connection_on_which_nothing_comes_is_closed(hurried):
+    assert b" 408 " in exchange(hurried)
 
 
 @pytest.mark.parametrize(
@@ -172,13 +192,13 @@ def test_logs_tell_of_requests_and_nothing_of_images(served):
 def test_metrics_count_what_was_answered():
     with running() as (client, _):
         client.post("/v1/predict", files=[("a", encoded()), ("b", b"text")])
-        client.post("/v1/predict", content=b"text")
+        client.post("/v1/predict", content=b"text")  # of which none can be read
         text = client.get("/metrics").text
     for line in (
         'mixonomy_requests_total{route="/v1/predict",status="200"} 1.0',
         'mixonomy_requests_total{route="/v1/predict",status="415"} 1.0',
         'mixonomy_images_total{outcome="answered"} 1.0',
-        'mixonomy_images_total{outcome="unreadable"} 1.0',
+        'mixonomy_images_total{outcome="unreadable"} 2.0',
         'mixonomy_stage_seconds_count{stage="model"} 1.0',
         "mixonomy_batch_images_count 1.0",
         "mixonomy_queue_images 0.0",
@@ -197,6 +217,9 @@ def test_metrics_count_what_was_answered():
         ({"port": 70_000}, "port is 70000"),
         ({"max_images": 200}, "never be accepted"),
         ({"max_body_bytes": 2**40}, "never be accepted"),
+        ({"allowed_hosts": ("classify.example.org:8000",)}, "without a port"),
+        ({"allowed_hosts": ("https://a.example",)}, "without a port"),
+        ({"allowed_hosts": ("",)}, "no name of a server"),
     ],
 )
 def test_settings_that_let_nothing_through_are_refused(changes, words):

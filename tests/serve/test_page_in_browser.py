@@ -82,6 +82,8 @@ def test_images_are_dropped_looked_at_and_shuffled(watched, address):
 
     expect(page.locator("#occlusion-note")).to_contain_text("depends")
     expect(page.locator("#units li")).to_have_count(8)
+    for answered in ("#original li", "#converted li"):
+        expect(page.locator(answered)).to_have_count(3)
     plain = page.locator("#original").inner_text()
     assert page.locator("#converted").inner_text() == plain
     page.get_by_label("Patches", exact=True).check(force=True)
@@ -104,7 +106,9 @@ def test_images_are_dropped_looked_at_and_shuffled(watched, address):
 def test_keyboard_alone_reaches_and_moves_everything(watched):
     page, expect = watched.page, sync_api.expect
     page.set_input_files("#files", [{"name": "one.png", "mimeType": "image/png", "buffer": encoded()}])
-    expect(page.locator("#shuffled")).to_have_attribute("aria-label", "The image as the model sees it")
+    expect(page.locator("#closer")).to_be_visible()
+    expect(page.locator("#original li")).to_have_count(3)
+    expect(page.locator("#units li")).to_have_count(8)
     reached = []
     page.locator("body").press("Tab")
     for _ in range(14):
@@ -127,6 +131,24 @@ def test_keyboard_alone_reaches_and_moves_everything(watched):
     )
     assert unnamed == []
     assert watched.said == []
+
+
+def test_images_that_are_cleared_while_they_are_classified_do_not_come_back(watched):
+    page, expect = watched.page, sync_api.expect
+    held, asked = [], "**/v1/predict*"
+    page.route(asked, lambda route: held.append(route))
+    watched.drop(*((f"{n}.png", "image/png", encoded()) for n in range(6)))
+    expect(page.locator(".card")).to_have_count(6)
+    while len(held) < 4:
+        page.wait_for_timeout(10)
+    page.get_by_role("button", name="Clear").click()
+    with page.expect_response(asked):
+        for route in held[:4]:
+            route.continue_()
+    page.unroute(asked)
+    page.wait_for_load_state("networkidle")
+    expect(page.locator("#status")).to_have_text("Cleared.")
+    assert not page.locator("#closer").is_visible() and len(held) == 4
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

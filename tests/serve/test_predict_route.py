@@ -1,7 +1,9 @@
 """The answers of /v1/predict: the same as everywhere, and in which order requests are refused."""
 
+import contextlib
 import io
 import json
+import socket
 import threading
 import zlib
 from dataclasses import replace
@@ -203,6 +205,17 @@ def test_the_room_for_bodies_is_given_back_whatever_happened(client, served):
     client.post("/v1/predict", content=FILES["png"])
     client.post("/v1/predict", content=b"text")
     assert served[1]._bytes == 0 and served[1]._batcher.pending == 0
+
+
+def test_bodies_that_are_only_announced_take_no_room_from_others(client):
+    head = b"POST /v1/predict HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: %d\r\n\r\n"
+    count = SETTINGS.max_memory_bytes // SETTINGS.max_body_bytes
+    with contextlib.ExitStack() as stack:
+        for _ in range(count + 1):
+            raw = stack.enter_context(socket.create_connection((client.base_url.host, client.base_url.port), 20))
+            raw.sendall(head % SETTINGS.max_body_bytes)
+            assert b" 100 " in raw.recv(100)  # its body is waited for
+        assert client.post("/v1/predict", content=FILES["png"]).status_code == 200
 
 
 def test_the_first_frame_of_an_animation_does_not_cost_the_memory_of_all(client):

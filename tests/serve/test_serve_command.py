@@ -149,7 +149,7 @@ def test_the_container_starts_the_command_with_options_that_it_has():
     entry, command = (json.loads(next(line for line in lines if line.startswith(word)).split(" ", 1)[1])
                       for word in ("ENTRYPOINT", "CMD"))  # fmt: skip
     assert entry == ["mixonomy", "serve"]
-    assert parse(Serve, command, name="serve") == Serve("/model", host="0.0.0.0")
+    assert parse(Serve, command, name="serve") == Serve("/model", host="0.0.0.0", allow_host=("localhost",))
     assert any(line.startswith("USER ") for line in lines)
     for copied in re.findall(r"^COPY (?!--)(.*) \S+$", "\n".join(lines), re.MULTILINE):
         for name in copied.split():

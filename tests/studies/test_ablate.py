@@ -83,6 +83,28 @@ def test_of_one_seed_no_interval_is_drawn():
     assert "90 % interval must lie within it" in figure.caption
 
 
+def test_rows_say_how_many_images_are_trained_on_and_how_long():
+    assert {each.data for each in ablate(RECIPE, (0,)).planned} == {"digits, 12 epochs"}
+    few = base_recipe("cifar10", is_quick=False, epochs=3, train_images=5000)
+    assert {each.data for each in ablate(few, (0,)).planned} == {"cifar10, 5,000 images, 3 epochs"}
+
+
+def test_sources_are_not_mixed():
+    rows = [
+        make_row(WHERE, study="ablate", model=m, data=data, metric="top1", value=v, unit="share", seed=0)
+        for data, scores in (("d, 12 epochs", (0.7, 0.8)), ("e", (0.5, 0.4)))
+        for m, v in zip((BASE, "Muon"), scores, strict=True)
+    ]
+    found = read(rows)
+    assert [line[1:3] for table in found.tables for line in table.lines if line[0] == "Muon"] == [
+        ("80.00", "+10.00"), ("40.00", "-10.00")
+    ]  # fmt: skip
+    assert [table.title.split(":")[0] for table in found.tables] == ["d, 12 epochs", "e"]
+    assert [figure.name for figure in found.figures] == ["ablate-d-12-epochs", "ablate-e"]
+    assert all(text.startswith(("d, 12 epochs: ", "e: ")) for text in found.summary)
+    assert found.facts["by_source"]["e"]["differences"]["Muon"] == pytest.approx(-0.1)
+
+
 def test_the_base_must_have_its_sizes():
     with pytest.raises(ValueError, match="patch_size is not given"):
         ablate(changed(RECIPE, model={"name": "mixer-s/16"}), (0,), ("per channel",))

@@ -109,6 +109,20 @@ def test_it_is_said_whether_the_mixer_loses_less():
     assert any(text.startswith("ResNet, local shuffle: 50.10 ± 0.10 % against 70.10") for text in said)
 
 
+def test_sources_are_not_mixed():
+    rows = [
+        make_row(WHERE, study="permutation", model="ViT", data=f"{source}, {pipeline}", metric="top1", value=value,
+                 unit="share", seed=0)
+        for source, values in (("d", (0.50, 0.40, 0.30)), ("e", (0.80, 0.70, 0.20)))
+        for pipeline, value in zip(PIPELINES, values, strict=True)
+    ]  # fmt: skip
+    found = read(rows)
+    assert [text.split(" %")[0] for text in found.summary if "global" in text] == [
+        "d: ViT, global shuffle: 30.00", "e: ViT, global shuffle: 20.00"
+    ]  # fmt: skip
+    assert set(found.facts["by_source"]) == {"d", "e"}
+
+
 def test_a_loss_is_said_as_a_share_by_top_1_and_by_few_shot_over_the_seeds_that_both_have():
     values = {
         ("top1", "original"): (0.50, 0.60, 0.90), ("top1", "global"): (0.25, 0.30),

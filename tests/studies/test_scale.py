@@ -49,6 +49,58 @@ def test_a_tiny_study_shows_train_against_test_and_a_linear_cost(tmp_path):
     assert read([]).tables == ()
 
 
+def scored(exponents, *, data="d", model="Mixer tiny"):
+    """Rows whose test error is a power law of the images with one exponent for each seed."""
+    rows = []
+    for share, images in ((3, 100.0), (30, 1_000.0), (100, 10_000.0)):
+        for seed, exponent in enumerate(exponents):
+            about = {"study": "scale", "model": model, "data": f"{data}, {share} %", "unit": "", "seed": seed}
+            rows.append(make_row(WHERE, metric="top1", value=1 - 0.5 * (images / 100) ** exponent, **about))
+            rows.append(make_row(WHERE, metric="train_images", value=images, **about))
+    return rows
+
+
+def test_a_fit_has_its_interval_over_seeds_and_is_worded_by_its_sign():
+    def said(*exponents):
+        return next(text for text in read(scored(exponents)).summary if "images^" in text)
+
+    assert said(-0.3, -0.32, -0.28) == (
+        "Mixer tiny: test error falls with the images, as images^-0.30, fitted seed by seed (95 % interval of the "
+        "exponent [-0.35, -0.25], n = 3)."
+    )
+    assert "neither clearly falls nor rises with the images, as images^0.01" in said(0.02, -0.02, 0.03)
+    assert said(-0.3) == "Mixer tiny: test error goes as images^-0.30, fitted to one seed."
+
+
+def test_sources_are_not_mixed():
+    found = read([*scored((-0.3,)), *scored((0.1,), data="e, of two words")])
+    assert [text for text in found.summary if "images^" in text] == [
+        "d: Mixer tiny: test error goes as images^-0.30, fitted to one seed.",
+        "e, of two words: Mixer tiny: test error goes as images^0.10, fitted to one seed.",
+    ]
+    assert len(found.tables[0].lines) == len(found.tables[1].lines) == 3
+
+
+def test_a_cost_is_called_linear_within_the_stated_bound_only():
+    def said(*macs):
+        rows = scored((-0.3,))
+        for tokens, value in zip((10, 20), macs, strict=True):
+            about = {"study": "scale", "model": "Mixer tiny", "data": "d, 100 %", "seed": 0, "unit": ""}
+            rows.append(make_row(WHERE, metric="macs by tokens", value=value, at=tokens, **about))
+        return next(text for text in read(rows).summary if "With D_S fixed" in text)
+
+    assert "is linear in its tokens to 5 %: MACs of a token differ by 1.00 % at most" in said(100.0, 202.0)
+    assert "is not linear in their tokens: MACs of a token differ by 100.00 %" in said(100.0, 400.0)
+
+
+def test_one_share_is_spoken_of_once():
+    rows = [
+        make_row(WHERE, study="scale", model=m, data="d, 10 %", metric="top1", value=0.5, unit="share", seed=0)
+        for m in ("Mixer tiny", "Mixer base")
+    ]
+    assert len([text for text in read(rows).summary if "Mixer base less Mixer tiny with 10 %" in text]) == 1
+
+
 def test_it_is_said_whether_larger_models_overfit_few_images_more_and_gain_more_from_data():
     def scores(model, share, test, train):
         for seed, noise in enumerate((0.0, 0.001, 0.002)):

@@ -27,7 +27,7 @@ class Serve:
     api_key_file: Path | None = None
     """A file with keys, one a line; then every request but those for the page and its state must carry one."""
     allow_host: tuple[str, ...] = ()
-    """Names by which the server may be asked for; on this machine alone its own names, elsewhere any, if not given."""
+    """Names by which the server may be asked for beside localhost; if not given, elsewhere than here any."""
     max_batch: int | None = None
     """Images that the model sees at once; by their size and the device if not given."""
     max_wait_ms: float = 5.0

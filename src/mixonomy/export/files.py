@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from mixonomy.inference.exported import parts_of
+from mixonomy.inference.exported import parts_of, weights_of
 from mixonomy.runs import RunFolder
 
 Target = Literal["onnx", "openvino", "safetensors", "timm"]
@@ -38,8 +38,9 @@ def destination(run: RunFolder | None, to: Target, out: str | Path | None, *, ov
         raise ValueError(f"--out is {out}; for {to} give a name that ends in {Path(name).suffix}.")
     if not out.absolute().parent.is_dir():
         raise ValueError(f"cannot write to {out}; its folder does not exist.")
-    if os.path.lexists(out) and not overwrite:
-        raise ValueError(f"{out} exists; give another --out, or --overwrite to replace it.")
+    for each in (out,) if to not in ("onnx", "openvino") else (out, weights_of(out)):
+        if os.path.lexists(each) and not overwrite:
+            raise ValueError(f"{each} exists; give another --out, or --overwrite to replace it.")
     if out.exists() and out.is_dir() != (to == "timm"):
         raise ValueError(f"{out} is a {'folder' if out.is_dir() else 'file'}; give another --out.")
     return out
@@ -75,14 +76,18 @@ def publish(made: Path, out: Path) -> None:
         for each in made.iterdir():
             os.replace(each, out / each.name)
         return
-    for part in reversed(parts_of(made)):
+    parts, old = parts_of(made), parts_of(out)
+    if len(old) > len(parts):  # weights beside the old file, which would be taken for the new one's
+        old[1].unlink()
+    for part in reversed(parts):
         os.replace(part, out.with_name(out.stem + part.name.removeprefix(made.stem)))
 
 
 def remove(path: Path) -> None:
-    """Removes an exported file with what belongs to it, if it is there."""
-    for part in parts_of(path):
-        part.unlink(missing_ok=True)
+    """Removes an exported file with what belongs to it, if it is there; without it nothing does."""
+    if path.is_file():
+        for part in reversed(parts_of(path)):
+            part.unlink()
 
 
 def num_bytes(path: Path) -> int:

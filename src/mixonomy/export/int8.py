@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mixonomy.evals import normalise
 from mixonomy.export.images import RealImages
 from mixonomy.inference import fast
-from mixonomy.inference.exported import ExportedModel, openvino_run
+from mixonomy.inference.exported import ExportedModel, by_turns, num_images_of, openvino_run
 from mixonomy.inference.openvino import quantized
 from mixonomy.inference.tuned import in_turns
 from mixonomy.models import ModelInfo
@@ -40,7 +40,8 @@ class Gate:
       drop: of top-1 on them, in points; below 0 if int8 is better.
       bound: which the drop is below with 95 % confidence; None without validation images.
       max_drop: which the bound must be below.
-      images_per_s, float_images_per_s: of int8 and of the fastest float path, `TIMED_IMAGES` at once.
+      images_per_s, float_images_per_s: of int8 and of the fastest float path, `TIMED_IMAGES` at once, or as many as the
+        file takes.
       fastest_float: what that path is.
       in_float: number of operations that stay in float because they would hurt.
       problem: why the file is not kept; None if it is.
@@ -89,8 +90,7 @@ def smaller(graph: Any, calibration: Tensor, expected: Logits) -> tuple[Any, lis
 
 def _error(graph: Any, images: Tensor, wanted: Tensor) -> float:
     """Root mean square of the errors of the logits, over that of the logits less each image's mean."""
-    run = openvino_run(graph, "int8")
-    found = torch.cat([run(part)[0] for part in images.split(TIMED_IMAGES)])
+    found = by_turns(openvino_run(graph, "int8"), images, num_images_of(graph) or TIMED_IMAGES)[0]
     spread = (wanted - wanted.mean(1, keepdim=True)).square().mean().sqrt().clamp_min(1e-12)
     return float((found - wanted).square().mean().sqrt() / spread)
 
@@ -152,7 +152,8 @@ def judge(
       max_drop: of top-1, in points.
       in_float: number of operations that were left in float.
     """
-    some = images.check[:1].expand(TIMED_IMAGES, -1, -1, -1).contiguous()
+    timed = small.num_images or TIMED_IMAGES
+    some = images.check[:1].expand(timed, -1, -1, -1).contiguous()
     quick = fast(model, cache=None)
     paths: dict[str, Logits] = {"mixonomy.fast": lambda x: quick(normalise(x, info.preprocessing)), **floats}
     seconds, *others = in_turns([small, *paths.values()], some)
@@ -168,7 +169,7 @@ def judge(
             n += len(labels)
             lost, gained = lost + int((was_right & ~is_right).sum()), gained + int((~was_right & is_right).sum())
     is_faster = seconds < others[best]
-    rates = TIMED_IMAGES / seconds, TIMED_IMAGES / others[best]
+    rates = timed / seconds, timed / others[best]
     drop = 100.0 * (lost - gained) / n if n else None
     bound = 100.0 * upper_bound(n, lost, gained) if n else None
     problem = _problem(n, lost, gained, max_drop)

@@ -22,6 +22,9 @@ ENDINGS = (".onnx", ".xml")
 DIGEST = "0" * 64
 """Stands where the checksum will be while it is computed."""
 
+Run = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""uint8 [B, c, H, W] -> logits and probabilities float32 [B, K]."""
+
 BROKEN = (KeyError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError)
 
 
@@ -38,7 +41,7 @@ class ExportedModel(nn.Module):
 
     def __init__(
         self,
-        run: Callable[[Tensor], tuple[Tensor, Tensor]],
+        run: Run,
         image_shape: tuple[int, int, int],
         num_images: int | None,
         path: Path,
@@ -65,12 +68,17 @@ class ExportedModel(nn.Module):
             raise ValueError(
                 f"{self.path} takes pixels, uint8 [B, {wanted}], and normalises them itself; it was given {given}."
             )
-        count, images = len(images), images.cpu().contiguous()
-        turn = self.num_images or max(count, 1)
-        if missing := max(-count % turn, turn - count):  # at least one turn, also for no images
-            images = torch.cat([images, images.new_zeros(missing, *self.image_shape)])
-        logits, probs = zip(*(self.run(part) for part in images.split(turn)), strict=True)
-        return torch.cat(logits)[:count], torch.cat(probs)[:count]
+        images = images.cpu().contiguous()
+        return by_turns(self.run, images, self.num_images or max(len(images), 1))
+
+
+def by_turns(run: Run, images: Tensor, turn: int) -> tuple[Tensor, Tensor]:
+    """Logits and probabilities [B, K] of what takes `turn` images at once; the last turn is padded."""
+    count = len(images)
+    if missing := max(-count % turn, turn - count):  # at least one turn, also for no images
+        images = torch.cat([images, images.new_zeros(missing, *images.shape[1:])])
+    logits, probs = zip(*(run(part) for part in images.split(turn)), strict=True)
+    return torch.cat(logits)[:count], torch.cat(probs)[:count]
 
 
 def is_exported(path: str | Path) -> bool:
@@ -97,8 +105,13 @@ def read_exported(path: str | Path) -> ExportedModel:
 
 def parts_of(path: Path) -> list[Path]:
     """The files that belong to an exported one, itself first: weights may lie beside it."""
-    beside = [path.with_suffix(".bin")] if path.suffix.lower() == ".xml" else [path.with_name(f"{path.name}.data")]
-    return [path, *(part for part in beside if part.is_file())]
+    beside = weights_of(path)
+    return [path, beside] if beside.is_file() else [path]
+
+
+def weights_of(path: Path) -> Path:
+    """Where the weights of an exported file lie if they are not in it."""
+    return path.with_suffix(".bin") if path.suffix.lower() == ".xml" else path.with_name(f"{path.name}.data")
 
 
 def seal(path: Path) -> None:
@@ -137,7 +150,7 @@ def _described(path: Path, text: str | None) -> tuple[dict[str, Any], ModelInfo]
     return about, info
 
 
-_Read = tuple[Callable[[Tensor], tuple[Tensor, Tensor]], tuple[int | None, ...], str | None]
+_Read = tuple[Run, tuple[int | None, ...], str | None]
 """What runs a file, the shape [B, c, H, W] of its images (B is None for any), and its description."""
 
 
@@ -156,11 +169,19 @@ def _onnx(path: Path) -> _Read:
 def _openvino(path: Path) -> _Read:
     model = openvino_model(path)
     text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
-    shape = tuple(side.get_length() if side.is_static else None for side in model.inputs[0].partial_shape)
-    return openvino_run(model, "fp32"), shape, text
+    return openvino_run(model, "fp32"), _shape_of(model), text
 
 
-def openvino_run(model: Any, precision: Literal["fp32", "bf16", "int8"]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+def _shape_of(model: Any) -> tuple[int | None, ...]:
+    return tuple(side.get_length() if side.is_static else None for side in model.inputs[0].partial_shape)
+
+
+def num_images_of(model: Any) -> int | None:
+    """What B must be for OpenVINO's model; None for any."""
+    return _shape_of(model)[0]
+
+
+def openvino_run(model: Any, precision: Literal["fp32", "bf16", "int8"]) -> Run:
     """What runs OpenVINO's model of an exported file: uint8 [B, c, H, W] -> logits and probabilities [B, K]."""
     request, lock = openvino_request(model, precision), threading.Lock()  # a request answers one caller at a time
 

@@ -58,8 +58,11 @@ def quantized(graph: Any, images: Tensor, *, in_float: Sequence[str] = ()) -> An
     nncf = imported("nncf")
     nncf.set_log_level(logging.ERROR)
     scope = nncf.IgnoredScope(names=list(in_float)) if in_float else None
+    batch = graph.inputs[0].partial_shape[0]
+    turn = batch.get_length() if batch.is_static else 1
+    parts = [images[torch.arange(start, start + turn) % len(images)].numpy() for start in range(0, len(images), turn)]
     with contextlib.redirect_stdout(io.StringIO()):  # its progress bars go to standard output, which is for results
-        return nncf.quantize(graph, nncf.Dataset([image.unsqueeze(0).numpy() for image in images]), ignored_scope=scope)
+        return nncf.quantize(graph, nncf.Dataset(parts), ignored_scope=scope)
 
 
 class _TokensLast(nn.Module):

@@ -13,6 +13,7 @@ LEGEND_ROW, CHARACTER = 20, 6.7  # height of a line of the legend, width of a le
 BAR_ROW, BAR_LEFT = 26, 168
 NUM_COLOURS = 6  # the variables --series0 to --series5 of page.css
 DASHES = ("", "6 3", "2 3", "9 3 2 3", "4 2", "1 4")
+NEUTRAL = -1  # colour of a line that is no series, drawn as the text is
 # Okabe and Ito's colours, which colour-blind readers tell apart; for files that no stylesheet of a page reaches.
 STANDALONE = (
     "svg{--ink:#1b1f27;--muted:#5d6675;--line:#dfe3ea;--band:#00000010;"
@@ -32,7 +33,8 @@ class Line:
 
     Args:
       points: (x, y, half the length of the error bar or None).
-      colour: number of the colour, marker and dash; the place among the chart's lines if None.
+      colour: number of the colour, marker and dash; the place among the chart's lines if None. Markers and dashes
+        move on by one where colours begin again, so that up to 36 lines differ.
       is_joined: whether a line connects them.
       has_markers: whether each is marked; a fitted curve has none.
     """
@@ -77,9 +79,16 @@ def chart_svg(chart: Chart) -> str:
     legend, legend_height = _legend(chart.lines)
     top = TOP + legend_height
     x_of, x_ticks = _axis([x for x, _, _ in points], LEFT + 8, WIDTH - RIGHT - 8, chart.is_log, chart.title)
-    ends = [value for _, y, bar in points for value in ((y,) if chart.is_log_y else (y - bar, y + bar))]
+    # On a logarithmic axis a bar that reaches below half of its value would squeeze all else; it ends at the axis.
+    ends = [
+        value for _, y, bar in points for value in (max(y - bar, y / 2) if chart.is_log_y and bar else y - bar, y + bar)
+    ]
     ends += [0.0] if chart.from_zero else []
-    y_of, y_ticks = _axis(ends, top + PLOT_HEIGHT - 6, top + 6, chart.is_log_y, chart.title)
+    y_of_any, y_ticks = _axis(ends, top + PLOT_HEIGHT - 6, top + 6, chart.is_log_y, chart.title)
+
+    def y_of(value: float) -> float:
+        return y_of_any(max(value, min(ends)))
+
     parts = [*legend, f'<text fill="var(--muted)" x="{LEFT}" y="{top - 8}">{escape(chart.y_label)}</text>']
     for tick in y_ticks:
         y = y_of(tick)
@@ -167,13 +176,13 @@ def _series(
     line: Line, place: int, x_of: Callable[[float], float], y_of: Callable[[float], float], chart: Chart
 ) -> Iterator[str]:
     number = place if line.colour is None else line.colour
-    stroke = f'stroke="var(--series{number % NUM_COLOURS})"'
+    stroke = f'stroke="{_colour(number)}"'
     places = [(x_of(x), y_of(y)) for x, y, _ in line.points]
     if line.is_joined and len(places) > 1:
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
-        yield f'<path {stroke} fill="none" stroke-dasharray="{DASHES[number % len(DASHES)]}" d="M{path}"/>'
+        yield f'<path {stroke} fill="none" stroke-dasharray="{_dash(number)}" d="M{path}"/>'
     for (x, y), (at, value, bar) in zip(places, line.points, strict=True):
-        if bar and not (chart.is_log_y and value - bar <= 0):
+        if bar:
             yield f'<path {stroke} stroke-width="1.2" d="M{x:.1f} {y_of(value - bar):.1f}V{y_of(value + bar):.1f}"/>'
         if line.has_markers:
             factor = 100 if chart.is_share else 1
@@ -184,10 +193,23 @@ def _series(
             yield _marker(number, x, y, said)
 
 
+def _colour(number: int) -> str:
+    return "var(--ink)" if number == NEUTRAL else f"var(--series{number % NUM_COLOURS})"
+
+
+def _turned(number: int) -> int:
+    """The number by which markers and dashes are taken: one further each time that the colours begin again."""
+    return number + number // NUM_COLOURS
+
+
+def _dash(number: int) -> str:
+    return "" if number == NEUTRAL else DASHES[_turned(number) % len(DASHES)]
+
+
 def _marker(number: int, x: float, y: float, said: str = "") -> str:
     """A circle, square, triangle, diamond, ring or cross."""
     title = f"<title>{escape(said)}</title>" if said else ""
-    colour = f"var(--series{number % NUM_COLOURS})"
+    colour = _colour(number)
     shapes = (
         f'<circle fill="{colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.6">',
         f'<path fill="{colour}" d="M{x - 3.4:.1f} {y - 3.4:.1f}h6.8v6.8h-6.8z">',
@@ -196,7 +218,7 @@ def _marker(number: int, x: float, y: float, said: str = "") -> str:
         f'<circle fill="none" stroke="{colour}" cx="{x:.1f}" cy="{y:.1f}" r="3.8">',
         f'<path fill="none" stroke="{colour}" d="M{x - 3.5:.1f} {y - 3.5:.1f}l7 7m0 -7l-7 7">',
     )
-    shape = shapes[number % len(shapes)]
+    shape = shapes[_turned(number) % len(shapes)]
     return f"{shape}{title}</{shape[1:].split(' ')[0]}>"
 
 
@@ -211,8 +233,8 @@ def _legend(lines: Sequence[Line]) -> tuple[list[str], float]:
         if x > LEFT and x + wide > WIDTH:
             x, y = float(LEFT), y + LEGEND_ROW
         if line.is_joined:
-            dash = f'stroke-dasharray="{DASHES[number % len(DASHES)]}"'
-            parts.append(f'<path stroke="var(--series{number % NUM_COLOURS})" {dash} d="M{x:.1f} {y - 4:.1f}h24"/>')
+            dash = f'stroke-dasharray="{_dash(number)}"'
+            parts.append(f'<path stroke="{_colour(number)}" {dash} d="M{x:.1f} {y - 4:.1f}h24"/>')
         if line.has_markers:
             parts.append(_marker(number, x + 12, y - 4))
         parts.append(f'<text x="{x + 30:.1f}" y="{y:.1f}">{escape(line.name)}</text>')

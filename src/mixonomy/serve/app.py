@@ -91,7 +91,6 @@ def create_app(engine: Engine, settings: Settings, metrics: Metrics, *, has_page
         title="mixonomy",
         version=__version__,
         summary="Image classification.",
-        description=f"Predictions of {engine.name}.",
         docs_url=None,
         redoc_url=None,
     )
@@ -108,8 +107,11 @@ def create_app(engine: Engine, settings: Settings, metrics: Metrics, *, has_page
         """
         begun = time.perf_counter()
         outcomes = await predict_body(request, engine, settings, top)
-        for outcome in outcomes:
-            metrics.images.labels("answered" if outcome.error is None else "unreadable").inc()
+        errors = [outcome.error for outcome in outcomes if outcome.error is not None]
+        metrics.images.labels("answered").inc(len(outcomes) - len(errors))
+        metrics.images.labels("unreadable").inc(len(errors))
+        if len(errors) == len(outcomes):
+            raise errors[0]
         return Predictions(
             model=engine.name,
             predictions=[_result(outcome) for outcome in outcomes],
@@ -157,7 +159,7 @@ async def predict_body(request: Request, engine: Engine, settings: Settings, top
     """The answers to a request's images; what is wrong with the images is found before the queue or the model is asked.
 
     Raises:
-      Refused: if no image of it is answered.
+      Refused: if the request itself is.
     """
     uploads = await read_uploads(request, engine, settings, settings.max_images)
     request.state.images = len(uploads)
@@ -173,11 +175,7 @@ async def predict_body(request: Request, engine: Engine, settings: Settings, top
         answers = await engine.predict([upload for _, upload in good], top)
         for (number, _), answer in zip(good, answers, strict=True):
             outcomes[number] = answer
-    found = [outcome for outcome in outcomes if outcome is not None]
-    errors = [outcome.error for outcome in found if outcome.error is not None]
-    if len(errors) == len(found):
-        raise errors[0]
-    return found
+    return [outcome for outcome in outcomes if outcome is not None]
 
 
 async def read_uploads(request: Request, engine: Engine, settings: Settings, max_images: int) -> list[Upload]:
@@ -192,14 +190,14 @@ async def read_uploads(request: Request, engine: Engine, settings: Settings, max
         raise _too_large(settings)
     if engine.is_ready:
         engine.check_room(1)  # before the body is read, so that overload costs little
+    engine.check_bytes(announced)
     held = _Held(request, engine)
-    held.take(announced)
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
         if size > settings.max_body_bytes:
             raise _too_large(settings)
-        held.take(max(size - held.bytes, 0))
+        held.take(len(chunk))
         chunks.append(chunk)
     body, kind = b"".join(chunks), request.headers.get("content-type", "")
     chunks.clear()

@@ -122,14 +122,22 @@ class Engine:
         self._decoders.shutdown()
         self._batcher.close()
 
-    def reserve(self, count: int) -> None:
-        """Takes room for bytes of a request's body; to be given back by `release`.
+    def check_bytes(self, count: int) -> None:
+        """Refuses so many bytes of a request's body if all bodies together would be too large.
 
         Raises:
-          Refused: if all bodies together would be too large.
+          Refused: with 503.
         """
         if self._bytes + count > self.settings.max_memory_bytes:
             raise Refused(503, "the server holds as many request bodies as it may; try again later.", 1)
+
+    def reserve(self, count: int) -> None:
+        """Takes room for bytes that have come; to be given back by `release`.
+
+        Raises:
+          Refused: as of `check_bytes`.
+        """
+        self.check_bytes(count)
         self._bytes += count
 
     def release(self, count: int) -> None:

@@ -1,10 +1,13 @@
 """What a server may be asked for and how much of it: addresses, keys, limits of size and time."""
 
+import ipaddress
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")  # as a Host header has them
+NAME = re.compile(r"[a-z0-9_]([a-z0-9._-]*[a-z0-9_])?")
 MIN_KEY = 16  # characters; shorter ones can be tried out
 
 
@@ -15,7 +18,8 @@ class Settings:
     Args:
       host, port: where it listens; port 0 takes any that is free.
       api_keys: one of them must come with every request that asks the model; none if empty.
-      allowed_hosts: names that a request's Host header may have; loopback's own names on loopback, else any, if empty.
+      allowed_hosts: names that a request's Host header may have, beside loopback's own; if empty, no others on a local
+        server, and any on another.
       max_batch: images that the model sees at once; None chooses by image size and device.
       max_wait_ms: how long an image may wait for others that are on their way, to share a batch.
       max_queue: images that may be decoding or waiting; more are refused at once.
@@ -28,7 +32,7 @@ class Settings:
       drain_timeout_s: how long the answers to accepted requests may take once the server is asked to stop.
       workers: threads that decode; as many as cores if None.
     Raises:
-      ValueError: for a limit that lets nothing through.
+      ValueError: for a limit that lets nothing through, or a host that no request could name.
     """
 
     host: str = "127.0.0.1"
@@ -62,6 +66,8 @@ class Settings:
             raise ValueError(f"max_wait_ms is {self.max_wait_ms}; give milliseconds, 0 for no waiting.")
         if not 0 <= self.port <= 65535:
             raise ValueError(f"port is {self.port}; give one from 1 to 65535, or 0 for any that is free.")
+        for name in self.allowed_hosts:
+            _as_in_header(name)
         if self.max_images > self.max_queue:
             raise ValueError(
                 f"max_images is {self.max_images} and max_queue {self.max_queue}: such a request would never be "
@@ -76,18 +82,39 @@ class Settings:
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the server."""
-        return self.host in LOOPBACK
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
 
     @property
     def hosts(self) -> tuple[str, ...]:
-        """Names that a Host header may have; any if empty.
+        """Names that a Host header may have, lower case; any if empty.
 
         A page of a stranger in a browser on this machine could otherwise reach a local server under a name of its own
-        that resolves to 127.0.0.1.
+        that resolves to 127.0.0.1. No stranger has the names of loopback, which checks of health ask for.
         """
-        if self.allowed_hosts or not self.is_local:
-            return self.allowed_hosts
-        return ("localhost", "127.0.0.1", "[::1]")
+        if not self.allowed_hosts and not self.is_local:
+            return ()
+        names = (*self.allowed_hosts, *((self.host,) if self.is_local else ()))
+        return tuple(dict.fromkeys((*map(_as_in_header, names), *LOOPBACK)))
+
+
+def _as_in_header(name: str) -> str:
+    """A name or an address, without a port, as a Host header has it.
+
+    Raises:
+      ValueError: if it is none.
+    """
+    try:
+        address = ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+        return f"[{address}]" if address.version == 6 else str(address)
+    except ValueError:
+        if NAME.fullmatch(name.lower()):
+            return name.lower()
+    raise ValueError(
+        f"{name!r} is no name of a server; give it as browsers do, without a port, such as classify.example.org."
+    )
 
 
 def read_keys(path: Path) -> tuple[str, ...]:

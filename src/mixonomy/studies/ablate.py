@@ -18,6 +18,7 @@ from mixonomy.report.charts import Interval, interval_svg
 from mixonomy.report.study_page import Figure, Found, Table
 from mixonomy.rows import Row
 from mixonomy.studies.paired import BOUND, Difference, paired, points
+from mixonomy.studies.sources import read_by_source
 from mixonomy.studies.study import Finished, Number, Planned, Study, failures, percent, values_of
 from mixonomy.studies.trace import trace
 from mixonomy.studies.variants import GROUPS, SHRINK, Variant, mixer_variant
@@ -104,15 +105,22 @@ def ablate(base: Recipe, seeds: Sequence[int], factors: Sequence[str] = ()) -> S
         if not any(part in factor.name for factor in FACTORS):
             raise ValueError(f"no factor has {part!r} in its name; use {', '.join(f.name for f in FACTORS)}.")
     chosen = [each for each in FACTORS if not factors or any(part in each.name for part in factors)]
-    planned = []
+    planned, data = [], _data_of(base)
     for seed in seeds:
         recipe = changed(base, seed=seed)
-        planned.append(Planned(BASE, base.data.source, recipe, measure=costs))
+        planned.append(Planned(BASE, data, recipe, measure=costs))
         for each in chosen:
             varied = changed(recipe, **each.changes)
             build = None if each.variant is None else _builder(each.variant, recipe)
-            planned.append(Planned(each.name, base.data.source, varied, build, measure=costs))
+            planned.append(Planned(each.name, data, varied, build, measure=costs))
     return Study(NAME, tuple(planned), read)
+
+
+def _data_of(base: Recipe) -> str:
+    """What rows call the data: the source, how many of its images are trained on if not all, and how long."""
+    count = base.data.train_images
+    images = "" if count is None else f", {count:,} images"
+    return f"{base.data.source}{images}, {base.duration}"
 
 
 def _builder(variant: Variant, recipe: Recipe) -> Callable[[int, int], nn.Module]:
@@ -143,6 +151,10 @@ def costs(run: Finished) -> Iterator[Number]:
 
 def read(rows: Sequence[Row]) -> Found:
     """What the rows say: differences from the base with intervals, and whether they are equal to it."""
+    return read_by_source(rows, lambda row: row["data"], _read)
+
+
+def _read(rows: Sequence[Row]) -> Found:
     base = values_of(rows, "top1", model=BASE)
     names = [name for name in dict.fromkeys(row["model"] for row in rows) if name != BASE]
     differences = {name: paired(base, values_of(rows, "top1", model=name)) for name in names}
@@ -157,8 +169,8 @@ def read(rows: Sequence[Row]) -> Found:
     if intervals:
         svg = interval_svg("test top-1 less that of the base", "points", intervals, band=100 * BOUND)
         note = (
-            "Test top-1 less that of the base, with 95 % intervals over seeds; of one seed a dot alone. The strip is what "
-            "counts as equal: the 90 % interval must lie within it, which is narrower than the one drawn."
+            "Test top-1 less that of the base, with 95 % intervals over seeds; of one seed a dot alone. The strip is "
+            "what counts as equal: the 90 % interval must lie within it, which is narrower than the one drawn."
         )
         figures = (Figure(NAME, svg, note),)
     head = ("changed", "test top-1, %", "less the base", "verdict", "parameters", "MMACs", "kB kept", "s", "n")

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mixonomy.report.charts import Chart, Line, chart_svg
+from mixonomy.report.charts import NEUTRAL, Chart, Line, chart_svg
 from mixonomy.report.study_page import Figure, Found, Table
 from mixonomy.rows import Row
 from mixonomy.studies.paired import Difference, paired, points
@@ -13,7 +13,6 @@ from mixonomy.studies.study import Values, failures, percent, values_of
 
 SECONDS, EPOCHS = "equal seconds", "equal epochs"
 SETTINGS = (SECONDS, EPOCHS)
-FRONT = 5  # colour of the line of the front
 MIXER = re.compile(r"(timm:)?mixer[-_]")
 TARGET = "target_seconds"  # metric: of each training at equal seconds
 OFF = 0.1  # share by which the seconds of a training may be others before that is said
@@ -318,7 +317,7 @@ def _costs(found: Sequence[Entry], source: str) -> Table:
 
 
 def _figures(found: Sequence[Entry], source: str, setting: str) -> Iterator[Figure]:
-    """Accuracy against throughput at equal seconds, against seconds at equal epochs; the front is the grey line."""
+    """Accuracy against throughput at equal seconds, against seconds at equal epochs; the front is drawn as text is."""
     if setting == SECONDS:
         x_of, x_label, sign = (lambda entry: entry.predicts_per_s), "prediction, images/s", -1.0
     else:
@@ -330,7 +329,7 @@ def _figures(found: Sequence[Entry], source: str, setting: str) -> Iterator[Figu
     ]
     edge = sorted((x_of(entry), entry.top1.mean, None) for entry in on_front)
     if len(edge) > 1:
-        lines.append(Line("Pareto front", tuple(edge), FRONT, has_markers=False))
+        lines.append(Line("Pareto front", tuple(edge), NEUTRAL, has_markers=False))
     title = f"{source}, {setting}: accuracy against {'throughput' if setting == SECONDS else 'training time'}"
     better = "right and up" if setting == SECONDS else "left and up"
     svg = chart_svg(Chart(title, x_label, f"test top-1 at {setting}", tuple(lines), is_share=True, is_log=True))

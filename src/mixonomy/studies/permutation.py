@@ -27,6 +27,7 @@ from mixonomy.rows import Row
 from mixonomy.runs import read_metrics
 from mixonomy.studies.paired import less, paired, points, relative
 from mixonomy.studies.shuffled import Shuffle, Shuffled, global_shuffle, local_shuffle
+from mixonomy.studies.sources import read_by_source
 from mixonomy.studies.study import (
     Finished,
     Measure,
@@ -224,6 +225,10 @@ def losses(run: Finished) -> Iterator[Number]:
 
 def read(rows: Sequence[Row]) -> Found:
     """What the rows say: curves, losses by shuffling, and the exact statements."""
+    return read_by_source(rows, lambda row: row["data"].rpartition(", ")[0], _read)
+
+
+def _read(rows: Sequence[Row]) -> Found:
     models = [model for model in dict.fromkeys(row["model"] for row in rows) if not model.startswith(PLAIN)]
     source = rows[0]["data"].rpartition(", ")[0] if rows else ""
     of = {(m, p): f"{source}, {p}" for m in models for p in PIPELINES}

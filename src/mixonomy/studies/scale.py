@@ -21,6 +21,7 @@ from mixonomy.report.charts import Chart, Line, chart_svg
 from mixonomy.report.study_page import Figure, Found, Table
 from mixonomy.rows import Row
 from mixonomy.studies.paired import Difference, less, paired, points
+from mixonomy.studies.sources import read_by_source
 from mixonomy.studies.study import Finished, Number, Planned, Study, Values, failures, percent, values_of
 from mixonomy.studies.trace import trace
 
@@ -32,6 +33,7 @@ RESOLUTION = "small"  # the size that is trained at half the side, then fine-tun
 TUNED = " pixels"  # the end of the names of those
 TUNING_LR, TUNING_STEPS = 0.25, 0.5  # times those of the trainings; source: none
 TOKENS = (1, 2, 3, 4)  # times the side, for the cost of an image
+LINEAR = 0.05  # share by which the cost of a token may differ and the cost of an image still be called linear
 SCORED = 2_000  # training images that are scored beside the test images
 
 
@@ -164,20 +166,26 @@ def power_law(images: Sequence[float], errors: Sequence[float]) -> tuple[float, 
 
 def read(rows: Sequence[Row]) -> Found:
     """What the rows say: accuracy by size and share, the gap between train and test, fitted curves, resolutions."""
+    return read_by_source(rows, lambda row: row["data"].rpartition(", ")[0], _read)
+
+
+def _read(rows: Sequence[Row]) -> Found:
     if not rows:
         return Found("Scale", ())
     models = [m for m in dict.fromkeys(row["model"] for row in rows) if not m.endswith(TUNED)]
     shares = sorted({_share(row["data"]) for row in rows})
     source = rows[0]["data"].rpartition(", ")[0]
     grid = {(m, s): f"{source}, {s} %" for m in models for s in shares}
-    lines, fits, said = [], {}, []
+    lines, fits, said, exponents = [], {}, [], []
     for model in models:
         for share in shares:
             lines.append(_line(rows, model, share, grid[model, share]))
-        if (fit := _fit(rows, model, [grid[model, share] for share in shares])) is not None:
+        places = [grid[model, share] for share in shares]
+        if (fit := _fit(rows, model, places)) is not None:
             fits[model] = fit
+            exponents += [text for text in (_said_of_fit(model, _exponent(rows, model, places)),) if text]
     said += _sentences(rows, models, shares, grid)
-    said += [f"{model}: test error falls as images^-{b:.2f} (fitted to its means)." for model, (_, b) in fits.items()]
+    said += exponents
     said += [text for text in (_linear(rows), _said_of_resolution(rows)) if text]
     head = "model|images|share|test top-1, %|train top-1, %|train less test|parameters|MMACs|s|n".split("|")
     note = (
@@ -228,6 +236,36 @@ def _fit(rows: Sequence[Row], model: str, places: Sequence[str]) -> tuple[float,
     return power_law(*zip(*found, strict=True)) if len(found) >= 3 else None
 
 
+def _exponent(rows: Sequence[Row], model: str, places: Sequence[str]) -> Difference:
+    """Of the power law -b, fitted to each seed that has three numbers of images or more."""
+    tops = [values_of(rows, "top1", model=model, data=where) for where in places]
+    counts = [values_of(rows, "train_images", model=model, data=where) for where in places]
+    found = []
+    for seed in dict.fromkeys(seed for top in tops for seed in top.by_seed):
+        pairs = [
+            (count.mean, 1 - top.by_seed[seed])
+            for count, top in zip(counts, tops, strict=True)
+            if count.n and top.by_seed.get(seed, 1.0) < 1
+        ]
+        if len(pairs) >= 3:
+            found.append(-power_law(*zip(*pairs, strict=True))[1])
+    return Difference(tuple(found))
+
+
+def _said_of_fit(model: str, exponent: Difference) -> str:
+    """How the test error goes with the images, and how sure that is; "" without a fit of any seed."""
+    if not exponent.n:
+        return ""
+    ends = exponent.interval()
+    if ends is None:
+        return f"{model}: test error goes as images^{exponent.mean:.2f}, fitted to one seed."
+    how = "falls" if ends[1] < 0 else "rises" if ends[0] > 0 else "neither clearly falls nor rises"
+    return (
+        f"{model}: test error {how} with the images, as images^{exponent.mean:.2f}, fitted seed by seed (95 % interval "
+        f"of the exponent [{ends[0]:+.2f}, {ends[1]:+.2f}], n = {exponent.n})."
+    )
+
+
 def _sentences(
     rows: Sequence[Row], models: Sequence[str], shares: Sequence[int], grid: dict[tuple[str, int], str]
 ) -> Iterator[str]:
@@ -245,7 +283,7 @@ def _sentences(
             )
     small, large = models[0], models[-1]
     if small != large:
-        for share in (few, most):
+        for share in dict.fromkeys((few, most)):
             difference = paired(tops[small, share], tops[large, share])
             if difference.n:
                 verdict = difference.verdict()
@@ -283,10 +321,10 @@ def _linear(rows: Sequence[Row]) -> str:
         worst = max(worst, max(per_token) / min(per_token) - 1)
     if not found:
         return ""
-    return (
-        "With D_S fixed, the cost of a Mixer is linear in its tokens: MACs of a token differ by "
-        f"{100 * worst:.2f} % at most."
-    )
+    differ = f"MACs of a token differ by {100 * worst:.2f} % at most"
+    if worst > LINEAR:
+        return f"With D_S fixed, the cost of these Mixers is not linear in their tokens: {differ}."
+    return f"With D_S fixed, the cost of a Mixer is linear in its tokens to {100 * LINEAR:g} %: {differ}."
 
 
 def _resolutions(rows: Sequence[Row]) -> Table | None:

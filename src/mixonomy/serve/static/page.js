@@ -84,10 +84,13 @@ async function add(files) {
   $("drop").classList.add("small");
   const waiting = [...fresh];
   say(`${fresh.length} ${fresh.length === 1 ? "image is" : "images are"} being classified.`);
-  await Promise.all(Array.from({ length: AT_ONCE }, async () => { while (waiting.length) await waiting.shift().predict(); }));
-  const good = fresh.filter((card) => card.best);
+  await Promise.all(Array.from({ length: AT_ONCE }, async () => {
+    for (let card; (card = waiting.shift());) if (state.cards.includes(card)) await card.predict();
+  }));
+  const left = fresh.filter((card) => state.cards.includes(card)), good = left.filter((card) => card.best);
+  if (!left.length) return;  // cleared meanwhile
   say([...good.map((card) => `${card.file.name}: ${card.best}`),
-    ...fresh.filter((card) => !card.best).map((card) => `${card.file.name}: ${card.error}`)].join(". "));
+    ...left.filter((card) => !card.best).map((card) => `${card.file.name}: ${card.error}`)].join(". "));
   if (good.length && !state.chosen) good[0].choose();
 }
 

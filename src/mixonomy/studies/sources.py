@@ -1,0 +1,42 @@
+"""Rows of trainings on several sources of data: each source is read by itself, and all are put on one page."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from mixonomy.report.study_page import Found
+from mixonomy.rows import Row
+
+
+def read_by_source(
+    rows: Sequence[Row], source_of: Callable[[Row], str], read_one: Callable[[Sequence[Row]], Found]
+) -> Found:
+    """What rows say; of several sources each sentence, plot and table names its own.
+
+    Args:
+      source_of: row -> what tells its source from others.
+      read_one: of rows of a single source.
+    Returns:
+      Of several sources the facts are {"by_source": {source: facts}}.
+    """
+    sources = list(dict.fromkeys(source_of(row) for row in rows))
+    if len(sources) < 2:
+        return read_one(rows)
+    found = {source: read_one([row for row in rows if source_of(row) == source]) for source in sources}
+    return Found(
+        "; ".join(dict.fromkeys(each.title for each in found.values())),
+        tuple(f"{source}: {text}" for source, each in found.items() for text in each.summary),
+        tuple(
+            replace(figure, name=f"{figure.name}-{_slug(source)}", caption=f"{source}: {figure.caption}")
+            for source, each in found.items()
+            for figure in each.figures
+        ),
+        tuple(
+            replace(table, title=f"{source}: {table.title}") for source, each in found.items() for table in each.tables
+        ),
+        {"by_source": {source: each.facts for source, each in found.items()}},
+    )
+
+
+def _slug(source: str) -> str:
+    return re.sub(r"[^\w.=+-]+", "-", source)
