@@ -229,6 +229,14 @@ def test_run_does_not_begin_among_the_images_of_its_data(tmp_path, monkeypatch):
         mx.train(changed(recipe, data={"source": "~"}), "runs/x")
 
 
+def test_run_does_not_begin_in_a_folder_of_other_images(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/1.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"is a folder of images \(cat/1.jpg\) and not of a run; give a new folder"):
+        mx.train(load_recipe("digits"), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["cat"]
+
+
 def test_run_may_lie_in_a_folder_that_is_called_like_a_known_data_set(tmp_path, monkeypatch):
     (tmp_path / "digits").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -80,8 +80,12 @@ def train(
 
 def _check_apart(out: Path, source: str) -> None:
     """Refuses to begin a run among the images of a folder, where its own folders would be taken for classes."""
+    if runs.RunFolder(out).exists():
+        return
+    if out.is_dir() and (image := data.first_image(out)) is not None:
+        raise ValueError(f"{out} is a folder of images ({image}) and not of a run; give a new folder as --out.")
     images = data.folder_of(source)
-    if images is not None and out.resolve().is_relative_to(images.resolve()) and not runs.RunFolder(out).exists():
+    if images is not None and out.resolve().is_relative_to(images.resolve()):
         raise ValueError(
             f"the run folder {out} would lie in the data {source}, where its folders look like classes; "
             f"give an --out that is not below {images.resolve()}."

@@ -137,7 +137,8 @@ class Data(Section):
     SILENCES = {("on_bad_image", "error"): {"max_bad_share": None}}
 
     source: str = "digits"
-    """digits, a known name (`mixonomy list data`), a .parquet file or the prefix of NAME_train.parquet."""
+    """digits, a known name, a folder of class folders, a .csv or .parquet file, PREFIX of PREFIX_train.parquet,
+    hf:OWNER/NAME or shards:WHERE; `mixonomy list data` explains them."""
     val_share: Share = 0.1
     """Share of train held out for validation where the source has no validation split; 0 holds out nothing."""
     train_images: Count | None = None

@@ -419,6 +419,8 @@ def test_wrong_image_size_is_one_sentence(given, says, capsys):
 
 def test_image_size_may_be_written_with_an_x():
     assert expand(["--image-size", "30x40", "--lr", "1"]) == ["--image-size", "30", "40", "--optim.lr", "1"]
+    with pytest.raises(ValueError, match="--epochs and --duration both say"):
+        expand(["--epochs=2", "--duration", "5 steps"])
     assert expand(["--image-size=30x40"]) == ["--image-size", "30", "40"]
 
 

@@ -108,6 +108,11 @@ FIRES = [
         "of “cat” (40).",
     ),
     (
+        "few_images",
+        {"test": {"train_counts": [24, 24, 24], "per_class": classes((0.5, 10), (0.95, 9), (1.0, 9))}},
+        "All classes have few training images, up to 24, and “cat” (24) do worst. Add images of them first.",
+    ),
+    (
         "imbalance",
         {"test": {"train_counts": [3000, 300, 3000], "per_class": classes((0.95, 9), (0.7, 9), (0.95, 9))}},
         "“cat” has 3,000 training images and “dog” 300; the rare ones have a median F1 of 0.70, the others 0.95",

@@ -60,6 +60,7 @@ def _data() -> list[tuple[str, str]]:
         ("FILE.parquet", "columns image, label"),
         ("PREFIX", "of PREFIX_train.parquet ..."),
         ("hf:OWNER/NAME", "a data set of the Hugging Face hub"),
+        ("shards:WHERE", "tar files with images, a folder, a pattern as {000..099}.tar, or a URL"),
     ]
 
 

@@ -180,9 +180,11 @@ def expand(argv: list[str]) -> list[str]:
     """Writes short forms in full, and --option=value as two words.
 
     Raises:
-      ValueError: for a crop that there is not.
+      ValueError: for a crop that there is not, and for a length that is given twice.
     """
     words = [part for word in argv for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    if "--epochs" in words and "--duration" in words:
+        raise ValueError("--epochs and --duration both say how long to train; give one of them.")
     out: list[str] = []
     for i, word in enumerate(words):
         if i and words[i - 1] == "--epochs":

@@ -5,7 +5,7 @@ from mixonomy.data.batch import Batch
 from mixonomy.data.drawing import Drawn, draw
 from mixonomy.data.find import FoundImages, find_images
 from mixonomy.data.loading import EvalData, TrainData, train_data
-from mixonomy.data.sources import SPLITS, Source, Split, folder_of, known_sources, open_source
+from mixonomy.data.sources import SPLITS, Source, Split, first_image, folder_of, known_sources, open_source
 from mixonomy.data.splits import Plan, first_images, hold_out, plan_splits
 from mixonomy.data.workers import default_workers
 
@@ -25,6 +25,7 @@ __all__ = [
     "default_workers",
     "draw",
     "find_images",
+    "first_image",
     "first_images",
     "folder_of",
     "hold_out",

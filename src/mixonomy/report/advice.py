@@ -142,10 +142,10 @@ def still_improving(run: FinishedRun) -> Advice | None:
 
 def few_images(run: FinishedRun) -> Advice | None:
     """Classes with so few training images that more of them would help."""
-    mean = run.result["macro_f1"]
+    mean, counts = run.result["macro_f1"], run.test["train_counts"]
     few = [
         (count, name)
-        for count, name, row in zip(run.test["train_counts"], run.names, run.test["per_class"], strict=True)
+        for count, name, row in zip(counts, run.names, run.test["per_class"], strict=True)
         if count < VERY_FEW_IMAGES or (count < FEW_IMAGES and row["f1"] is not None and row["f1"] < mean - WORSE_F1)
     ]
     if not few:
@@ -153,7 +153,11 @@ def few_images(run: FinishedRun) -> Advice | None:
     few.sort()
     named = ", ".join(f"“{name}” ({count:,})" for count, name in few[:3])
     more = f" and {len(few) - 3:,} more class{'es' * (len(few) > 4)}" if len(few) > 3 else ""
-    return Advice(f"Too few training images of {named}{more}. Add images of them first.", "classes")
+    if len(few) < len(counts) and max(counts) < FEW_IMAGES:  # not few beside the others, only worse
+        said = f"All classes have few training images, up to {max(counts):,}, and {named}{more} do worst."
+    else:
+        said = f"Too few training images of {named}{more}."
+    return Advice(f"{said} Add images of them first.", "classes")
 
 
 def imbalance(run: FinishedRun) -> Advice | None:

@@ -87,6 +87,15 @@ def has_image_ending(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
 
 
+def first_image(folder: Path) -> str | None:
+    """The name of an image in a folder or in one of its folders, relative to it; None if there is none."""
+    for pattern in ("*", "*/*"):
+        for path in folder.glob(pattern):
+            if has_image_ending(path.name) and path.is_file():
+                return str(path.relative_to(folder))
+    return None
+
+
 def image_paths(folder: Path, on_error: Callable[[str, OSError], None] | None = None) -> Iterator[str]:
     """Paths of all image files below a folder, relative to it with "/", in an order that names alone decide.
 
