@@ -41,9 +41,10 @@ def test_token_mlp_is_an_mlp_on_each_channels_column_of_tokens():
 
 
 @pytest.mark.parametrize("is_contiguous", [True, False])
-@pytest.mark.parametrize("layer", [TokenMLP(9, 5), TokenLinear(9), MLP(6, 12)], ids=lambda layer: type(layer).__name__)
-def test_layer_in_bf16_has_the_gradients_of_float64_to_bf16s_precision(layer, is_contiguous):
+@pytest.mark.parametrize(("kind", "sizes"), [(TokenMLP, (9, 5)), (TokenLinear, (9,)), (MLP, (6, 12))])
+def test_layer_in_bf16_has_the_gradients_of_float64_to_bf16s_precision(kind, sizes, is_contiguous):
     torch.manual_seed(0)
+    layer = kind(*sizes)
     x = torch.randn(4, 9, 6) if is_contiguous else torch.randn(4, 6, 9).transpose(1, 2)
     wanted = torch.randn(4, 9, 6)
 
