@@ -83,6 +83,8 @@ def show(name: str, options: StudyOptions, argv: Sequence[str], train: Train, re
     out = out_of(name, options)
     if options.rows is not None:
         check_rows_alone(options)
+        if not options.rows.is_file():
+            raise ValueError(f"there is no file {options.rows}; give a .jsonl file of rows of the study {name}.")
         rows = [row for row in read_rows(options.rows) if row["study"] == name]
         if not rows:
             raise ValueError(f"{options.rows} has no rows of the study {name}; give a file of its rows.")

@@ -13,6 +13,7 @@ import pytest
 from shard_files import contents, image, samples, toy, write_tar
 
 from mixonomy.data import open_source
+from mixonomy.data.shards import remote as remote_store
 from mixonomy.data.shards import store
 from mixonomy.data.shards.index import NAME
 from mixonomy.data.shards.pack import Options, pack
@@ -23,7 +24,7 @@ needs_http = pytest.mark.skipif(importlib.util.find_spec("aiohttp") is None, rea
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(store, "WAIT_S", 0.01)
+    monkeypatch.setattr(remote_store, "WAIT_S", 0.01)
 
 
 @pytest.fixture
@@ -47,13 +48,13 @@ def all_contents(source):
 
 def counted(monkeypatch):
     """A list that grows by the ranges of each request."""
-    requests, fetch = [], store.RemoteStore._fetch
+    requests, fetch = [], remote_store.RemoteStore._fetch
 
     def count(self, wanted):
         requests.append(list(wanted))
         return fetch(self, wanted)
 
-    monkeypatch.setattr(store.RemoteStore, "_fetch", count)
+    monkeypatch.setattr(remote_store.RemoteStore, "_fetch", count)
     return requests
 
 
@@ -63,8 +64,8 @@ def test_a_pack_gives_the_same_images_as_from_its_folder(memory, tmp_path):
 
 
 def test_the_index_is_fetched_once_for_each_content(memory, monkeypatch, cache):
-    fetched, fetch = [], store.RemoteStore.fetch
-    monkeypatch.setattr(store.RemoteStore, "fetch", lambda *a: fetched.append(a[1]) or fetch(*a))
+    fetched, fetch = [], remote_store.RemoteStore.fetch
+    monkeypatch.setattr(remote_store.RemoteStore, "fetch", lambda *a: fetched.append(a[1]) or fetch(*a))
     assert remote(memory).digest() == remote(memory).digest()
     assert fetched == [NAME] and len(list(cache.rglob("*.safetensors"))) == 1
 
@@ -147,7 +148,7 @@ def test_shards_that_are_named_are_asked_for_at_the_same_time(memory, monkeypatc
     names = [f"train-{number:06d}.tar" for number in range(5)]
     with monkeypatch.context() as patch:
         patch.setattr(type(files), "info", together)
-        assert list(store.RemoteStore(memory).find(names)) == names
+        assert list(remote_store.RemoteStore(memory).find(names)) == names
 
 
 @pytest.mark.parametrize("cached", ["", "simplecache::"])
@@ -176,14 +177,16 @@ def test_images_announced_are_fetched_together_and_while_others_are_decoded(memo
 
 def test_neighbours_are_one_request_and_far_ones_several():
     ranges = [store.Range("a", start, 100, 10**9) for start in (0, 150, 2**17, 2**17 + 100, 2**25)]
-    groups = list(store._merged([*ranges, store.Range("b", 0, 10, 100)]))
+    groups = list(remote_store._merged([*ranges, store.Range("b", 0, 10, 100)]))
     assert [[one.start for one in group] for group in groups] == [[0, 150], [2**17, 2**17 + 100], [2**25], [0]]
     many = [store.Range("a", start, 2**20, 10**9) for start in range(0, 2**26, 2**20)]
-    assert max(group[-1].start + 2**20 - group[0].start for group in store._merged(many)) <= store.MAX_MERGED
+    assert (
+        max(group[-1].start + 2**20 - group[0].start for group in remote_store._merged(many)) <= remote_store.MAX_MERGED
+    )
 
 
 def test_what_is_announced_and_never_read_is_forgotten(memory, monkeypatch):
-    monkeypatch.setattr(store, "AHEAD", 2)
+    monkeypatch.setattr(remote_store, "AHEAD", 2)
     images = remote(memory).splits["train"].images
     for first in range(0, 40, 5):
         read_ahead(images, np.arange(first, first + 5))
@@ -330,9 +333,9 @@ def test_http_gives_the_same_images_by_parts_of_files(server, tmp_path):
 def test_http_errors_that_pass_are_tried_again_and_others_told(server):
     url, handler = server
     part = remote(url).splits["train"]
-    handler.failures = store.TRIES - 1
+    handler.failures = remote_store.TRIES - 1
     assert part.images[3]
-    handler.failures = store.TRIES
+    handler.failures = remote_store.TRIES
     with pytest.raises(OSError, match="shard train-00000.* could not be read: 503"):
         part.images[4]
     handler.gives_parts = False
@@ -345,20 +348,20 @@ def test_http_errors_that_pass_are_tried_again_and_others_told(server):
 @pytest.mark.parametrize("cached", ["", "simplecache::"])
 def test_a_server_that_falls_silent_is_asked_again_and_then_told(server, cached, tmp_path, monkeypatch):
     url, handler = server
-    monkeypatch.setattr(store, "SILENT_S", 1.0)
-    monkeypatch.setattr(store, "TRIES", 10)  # so that a busy machine may be late many times
+    monkeypatch.setattr(remote_store, "SILENT_S", 1.0)
+    monkeypatch.setattr(remote_store, "TRIES", 10)  # so that a busy machine may be late many times
     part = remote(f"{cached}{url}").splits["train"]
     last = "train-000006.tar"
     handler.silent_for = 1
     assert part.images[0]
     handler.silent_for = 100
-    monkeypatch.setattr(store, "TRIES", 2)
+    monkeypatch.setattr(remote_store, "TRIES", 2)
     with pytest.raises(OSError, match=f"shard {last}.* could not be re(ad|ached): .*[Tt]imeout"):
         part.images[39]
     with pytest.raises(ValueError, match=r"could not be reached: .*[Tt]imeout"):  # and not that there is no shard
         remote(f"{cached}{url}/{last}")
     handler.silent_for = 0
-    monkeypatch.setattr(store, "TRIES", 10)
+    monkeypatch.setattr(remote_store, "TRIES", 10)
     (tmp_path / "out" / last).unlink()
     with pytest.raises(FileNotFoundError, match=last):
         part.images[39]

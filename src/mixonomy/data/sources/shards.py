@@ -17,8 +17,9 @@ import numpy as np
 from mixonomy.data.shards import store as stores
 from mixonomy.data.shards.images import ShardImages
 from mixonomy.data.shards.index import INFO, NAME, Index, NoIndex, open_index
+from mixonomy.data.shards.remote import RemoteStore
 from mixonomy.data.shards.scan import scan
-from mixonomy.data.shards.store import LocalStore, RemoteStore, Stat
+from mixonomy.data.shards.store import LocalStore, Stat
 from mixonomy.data.sources.base import SPLITS, Labels, Source, Split
 from mixonomy.data.sources.folder import SPLIT_FOLDERS
 from mixonomy.data.sources.lazy import LARGE, LazyLabels, Stretch
@@ -39,7 +40,7 @@ def open_shards(text: str) -> Source:
     """
     where = text.removeprefix(PREFIX)
     root, patterns = _parts(where)
-    store = stores.store_of(root)
+    store = RemoteStore(root) if stores.is_url(root) else LocalStore(root)
     try:
         index = None if patterns else _packed(store)
         index = _scanned(store, patterns) if index is None else index
