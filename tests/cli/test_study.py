@@ -74,6 +74,7 @@ def test_a_study_trains_then_makes_the_same_page_from_its_rows(tmp_path, capsys)
         (["ablate", "--rows", "x", "--data", "digits", "--epochs", "3"], "leave --data and --epochs out"),
         (["compare", "--rows", "x", "--budget", "3s"], "leave --budget out"),
         (["scale", "--rows", "nofile"], "there is no file nofile"),
+        (["weights", "--rows", "nofile"], "there is no file nofile"),
     ],
 )
 def test_wrong_options_of_a_study_are_one_sentence(arguments, complaint, tmp_path, capsys):

@@ -65,6 +65,22 @@ def num_images(source: str, options: StudyOptions) -> int:
     return len(plan.train) + len(plan.val or ())
 
 
+def rows_in(path: Path, study: str) -> "list[Row]":
+    """The rows of a study in a file.
+
+    Raises:
+      ValueError: if there is no file, or none in it.
+    """
+    from mixonomy.rows import read
+
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}; give a .jsonl file of rows of the study {study}.")
+    rows = [row for row in read(path) if row["study"] == study]
+    if not rows:
+        raise ValueError(f"{path} has no rows of the study {study}; give a file of its rows.")
+    return rows
+
+
 def show(name: str, options: StudyOptions, argv: Sequence[str], train: Train, read: "Callable[..., Found]") -> int:
     """Trains, or reads the rows that are given, and prints what was found.
 
@@ -76,18 +92,13 @@ def show(name: str, options: StudyOptions, argv: Sequence[str], train: Train, re
     """
     from mixonomy.experiment import Runtime
     from mixonomy.progress import Console
-    from mixonomy.rows import read as read_rows
     from mixonomy.stopping import Interrupted, stopped
     from mixonomy.studies.study import Study, write_results
 
     out = out_of(name, options)
     if options.rows is not None:
         check_rows_alone(options)
-        if not options.rows.is_file():
-            raise ValueError(f"there is no file {options.rows}; give a .jsonl file of rows of the study {name}.")
-        rows = [row for row in read_rows(options.rows) if row["study"] == name]
-        if not rows:
-            raise ValueError(f"{options.rows} has no rows of the study {name}; give a file of its rows.")
+        rows = rows_in(options.rows, name)
         write_results(Study(name, (), read), out, rows)
     else:
         runtime = Runtime(device=options.device, workers=options.workers, data_root=options.data_root)

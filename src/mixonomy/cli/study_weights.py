@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tyro.conf import FlagCreatePairsOff, Positional
 
 from mixonomy.cli.arguments import parse
-from mixonomy.cli.study_training import command_of, say
+from mixonomy.cli.study_training import command_of, rows_in, say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -64,13 +64,13 @@ def main(argv: list[str]) -> int:
     from mixonomy.models.files import write_atomically
     from mixonomy.report.study_page import write_study_page
     from mixonomy.report.weights_page import stems_section, units_section
-    from mixonomy.rows import read, to_text
+    from mixonomy.rows import to_text
     from mixonomy.studies import weights
 
     out = options.out or Path("runs/study-weights")
     sections = []
     if options.rows is not None:
-        rows = [row for row in read(options.rows) if row["study"] == weights.STUDY]
+        rows = rows_in(options.rows, weights.STUDY)
     else:
         from mixonomy.loading import load
         from mixonomy.rows import origin_of
