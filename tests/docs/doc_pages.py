@@ -65,7 +65,8 @@ def commands(page: Path) -> Iterator[Command]:
 
 
 def prepare(folder: Path) -> None:
-    """Writes what the pages take as given: images, data sets, a trained run under the names of several, and keys."""
+    """Writes what the pages take as given: images, data sets, a trained run under several names, results, and keys."""
+    shutil.copytree(ROOT / "results", folder / "results")
     _class_folders(folder / "photos", seed=0)
     _class_folders(folder / "my_images", seed=1)
     for number, name in enumerate(KNOWN):
