@@ -1,7 +1,6 @@
 """The comparison: lengths, costs that are counted, and words that follow from the rows."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from mixonomy.studies import compare as comparing
 from mixonomy.studies.compared import EPOCHS, SECONDS, TARGET, entries, found_of, front, level_with
 from mixonomy.studies.contenders import contender
 from mixonomy.studies.pace import step_seconds
+from mixonomy.studies.study import Work
 from mixonomy.train_state import TrainState
 from mixonomy.training import Diverged
 
@@ -239,9 +239,10 @@ def test_seconds_of_a_learning_rate_that_diverges_are_counted_and_it_is_named(as
 
     monkeypatch.setattr(comparing, "train", train)
     plan = {"steps": {"mixer-small": {SECONDS: 40, EPOCHS: 10}}}
-    others = (tmp_path, SimpleNamespace(of=lambda recipe: None), Runtime(), Console(quiet=True), "")
+    work = Work(tmp_path, Runtime(), Console(quiet=True), "")
+    monkeypatch.setattr(work, "data_of", lambda recipe: None)
     for _ in range(2):  # the second time from failed.json
-        chosen = comparing._chosen(asked, asked.contenders[0], plan, *others)
+        chosen = comparing._chosen(asked, asked.contenders[0], plan, work)
         assert (chosen.lr, chosen.seconds) == (0.003, 4.0)
         assert chosen.note == "validation top-1 after 10 steps: 0.001: 50.10 %, 0.003: 50.30 %, 0.01: diverged"
 
@@ -259,13 +260,12 @@ def test_rows_name_the_device_that_auto_stands_for(asked, tmp_path, monkeypatch)
 def test_lengths_measured_on_another_machine_are_refused(asked, tmp_path, monkeypatch):
     monkeypatch.setattr(comparing, "in_a_process", fixed_cost)
     monkeypatch.setattr(comparing, "step_seconds", lambda *others, **options: 0.1)
-    runtime, console = Runtime(device="cpu"), Console(quiet=True)
-    opened = comparing.DataOf(runtime)
-    plan = comparing._plan(asked, tmp_path, opened, runtime, console)
-    assert comparing._plan(asked, tmp_path, opened, runtime, console) == plan and plan[TARGET] == 0.2
+    work = Work(tmp_path, Runtime(device="cpu"), Console(quiet=True), "")
+    plan = comparing._plan(asked, work)
+    assert comparing._plan(asked, work) == plan and plan[TARGET] == 0.2
     monkeypatch.setattr(comparing, "machine", lambda *others: "another")
     with pytest.raises(ValueError, match="speeds of another machine; give another --out, or the same .* cores, torch"):
-        comparing._plan(asked, tmp_path, opened, runtime, console)
+        comparing._plan(asked, work)
 
 
 def fixed_cost(case, device):

@@ -30,7 +30,7 @@ from mixonomy.stopping import Interrupted
 from mixonomy.studies.compared import EDGE, EPOCHS, SECONDS, SETTINGS, TARGET, found_of
 from mixonomy.studies.contenders import Contender
 from mixonomy.studies.pace import step_seconds
-from mixonomy.studies.study import DataOf, Planned, Study, resolved, rows_of, write_results
+from mixonomy.studies.study import Planned, Study, Work, resolved, rows_of, write_results
 from mixonomy.sweeping import remembering_failure
 from mixonomy.training import Diverged, train
 
@@ -157,13 +157,12 @@ def compare(
       ValueError: if OUT holds another comparison or one of another machine, or the data is not there.
       Interrupted: after Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, once everything is saved.
     """
-    runtime, console = resolved(runtime), console or Console(quiet=True)
-    data_of = DataOf(runtime)
-    plan = _plan(asked, out, data_of, runtime, console)
+    work = Work(out, resolved(runtime), console or Console(quiet=True), command)
+    plan = _plan(asked, work)
     rows: list[Row] = []
     try:
         for contender in asked.contenders:
-            rows += _contender_rows(asked, contender, plan, out, data_of, runtime, console, command)
+            rows += _contender_rows(asked, contender, plan, work)
     except Interrupted:
         write_results(STUDY, out, rows)
         raise
@@ -171,18 +170,9 @@ def compare(
     return rows
 
 
-def _contender_rows(
-    asked: Comparison,
-    contender: Contender,
-    plan: dict[str, Any],
-    out: Path,
-    data_of: DataOf,
-    runtime: Runtime,
-    console: Console,
-    command: str,
-) -> list[Row]:
+def _contender_rows(asked: Comparison, contender: Contender, plan: dict[str, Any], work: Work) -> list[Row]:
     """All rows of one contender, once it is trained; of one that fails the row that says why."""
-    where = origin_of(plan["environment"], runtime.device, command)
+    where = origin_of(plan["environment"], work.runtime.device, work.command)
     about: dict[str, Any] = {"study": NAME, "model": contender.name, "data": asked.base.data.source}
     cost, steps = plan["costs"][contender.name], plan["steps"].get(contender.name)
     if steps is None:
@@ -190,20 +180,21 @@ def _contender_rows(
     rows = [*_cost_rows(where, cost, plan["batch_size"], contender.note, about)]
     at_equal_seconds = {**about, "data": f"{about['data']}, {SECONDS}"}
     rows.append(make_row(where, metric=TARGET, value=plan[TARGET], unit="s", **at_equal_seconds))
-    chosen = _chosen(asked, contender, plan, out, data_of, runtime, console, command)
+    chosen = _chosen(asked, contender, plan, work)
     took = make_row(where, metric="sweep_seconds", value=chosen.seconds, unit="s", **about)
     if (lr := chosen.lr) is None:
         return [*rows, took, make_row(where, metric="top1", value=None, unit="share", n=0, note=chosen.note, **about)]
     rows += [make_row(where, metric="lr", value=lr, unit="", note=chosen.note, **about), took]
-    return [*rows, *_final_rows(asked, contender, lr, steps, plan, out, data_of, runtime, console, command)]
+    return [*rows, *_final_rows(asked, contender, lr, steps, plan, work)]
 
 
 STUDY = Study(NAME, (), found_of)
 """How the rows of comparisons are read."""
 
 
-def _plan(asked: Comparison, out: Path, data_of: DataOf, runtime: Runtime, console: Console) -> dict[str, Any]:
+def _plan(asked: Comparison, work: Work) -> dict[str, Any]:
     """Costs of all contenders and the steps of their trainings, measured once."""
+    out, runtime, console = work.out, work.runtime, work.console
     path, here = out / "plan.json", environment()
     measured_for = json.loads(json.dumps({**asked.lengths_follow, "machine": machine(here, runtime.device)}))
     if path.is_file():
@@ -214,7 +205,7 @@ def _plan(asked: Comparison, out: Path, data_of: DataOf, runtime: Runtime, conso
                 f"models, data, budget and device on {plan['asked'].get('machine', 'that machine')}."
             )
         return plan
-    opened = data_of.of(changed(asked.base, data={"train_on_val": True}))
+    opened = work.data_of(changed(asked.base, data={"train_on_val": True}))
     num_images, num_classes = len(opened.plan.train), len(opened.source.class_names)
     costs, seconds = dict[str, dict[str, Any]](), dict[str, float]()
     for number, contender in enumerate(asked.contenders, start=1):
@@ -305,16 +296,7 @@ class _Chosen:
     note: str
 
 
-def _chosen(
-    asked: Comparison,
-    contender: Contender,
-    plan: dict[str, Any],
-    out: Path,
-    data_of: DataOf,
-    runtime: Runtime,
-    console: Console,
-    command: str,
-) -> _Chosen:
+def _chosen(asked: Comparison, contender: Contender, plan: dict[str, Any], work: Work) -> _Chosen:
     """Tries all learning rates on validation images."""
     steps = _trial_steps(plan["steps"][contender.name])
     scores, failures, seconds = dict[float, float](), dict[float, str](), 0.0
@@ -326,19 +308,18 @@ def _chosen(
             eval_every=f"{steps} steps",
             seed=asked.base.seed,  # whatever the seeds, the rate is the same
         )
-        folder = RunFolder(out / "sweep" / contender.name.replace("/", "-").replace(":", "-") / f"lr={lr:g}")
-        console.say(f"compare, {contender.name}: learning rate {lr:g}, {steps} steps")
+        folder = RunFolder(work.out / "sweep" / contender.name.replace("/", "-").replace(":", "-") / f"lr={lr:g}")
+        work.console.say(f"compare, {contender.name}: learning rate {lr:g}, {steps} steps")
         try:
             with remembering_failure(folder.path, recipe):
-                opened = data_of.of(recipe)
                 result = train(
                     recipe,
                     folder.path,
-                    runtime=runtime,
-                    console=console,
-                    command=command,
+                    runtime=work.runtime,
+                    console=work.console,
+                    command=work.command,
                     is_trial=True,
-                    opened=opened,
+                    opened=work.data_of(recipe),
                 )
         except Diverged as error:
             failures[lr], seconds = error.what, seconds + error.seconds
@@ -359,11 +340,7 @@ def _final_rows(
     lr: float,
     steps: Mapping[str, int],
     plan: dict[str, Any],
-    out: Path,
-    data_of: DataOf,
-    runtime: Runtime,
-    console: Console,
-    command: str,
+    work: Work,
 ) -> Iterator[Row]:
     """The rows of all trainings; one that has the same length in both settings is in both."""
     source = asked.base.data.source
@@ -378,8 +355,8 @@ def _final_rows(
                 seed=seed,
             )
             planned = Planned(contender.name, f"{source}, {length} steps", recipe)
-            console.say(f"compare, {contender.name}: seed {seed}, {length} steps")
-            rows = rows_of(NAME, planned, out, data_of, runtime, console, command)
+            work.console.say(f"compare, {contender.name}: seed {seed}, {length} steps")
+            rows = rows_of(NAME, planned, work)
             epochs = length * plan["batch_size"] / plan["num_images"]
             if any(row["metric"] == "top1" and row["value"] is not None for row in rows):
                 about = {key: rows[0][key] for key in ("study", "model", "data", "seed")}

@@ -134,20 +134,20 @@ def run(
       ValueError: if two planned runs have one name, a folder holds another run, or a recipe does not fit its data.
       Interrupted: after Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, once everything is saved.
     """
-    runtime, console, out = resolved(runtime), console or Console(quiet=True), Path(out)
+    work = Work(Path(out), resolved(runtime), console or Console(quiet=True), command)
     folders = [planned.folder for planned in study.planned]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
         raise ValueError(f"the study {study.name} plans {twice[0]} twice; give each model, data and seed once.")
-    data, rows = DataOf(runtime), []
+    rows: list[Row] = []
     for number, planned in enumerate(study.planned, start=1):
         said = f"{planned.model}, {planned.data}, seed {planned.recipe.seed}"
-        console.say(f"study {study.name}, run {number} of {len(folders)}: {said}")
+        work.console.say(f"study {study.name}, run {number} of {len(folders)}: {said}")
         try:
-            rows += rows_of(study.name, planned, out, data, runtime, console, command)
+            rows += rows_of(study.name, planned, work)
         except Interrupted:
-            write_results(study, out, rows)
+            write_results(study, work.out, rows)
             raise
-    write_results(study, out, rows)
+    write_results(study, work.out, rows)
     return rows
 
 
@@ -166,15 +166,21 @@ def write_results(study: Study, out: Path, rows: Sequence[Row]) -> Found:
     return found
 
 
-class DataOf:
-    """The data of one recipe after the other, opened once where several in a row have the same."""
+class Work:
+    """Where and how the trainings of a study run.
 
-    def __init__(self, runtime: Runtime):
-        self.runtime = runtime
+    Args:
+      out: folder of the study.
+      runtime: with a device of its own, see `resolved`.
+      command: for the rows.
+    """
+
+    def __init__(self, out: Path, runtime: Runtime, console: Console, command: str):
+        self.out, self.runtime, self.console, self.command = out, runtime, console, command
         self._last: tuple[Data, Opened] | None = None
 
-    def of(self, recipe: Recipe) -> Opened:
-        """The recipe's data, divided.
+    def data_of(self, recipe: Recipe) -> Opened:
+        """The recipe's data, divided; opened once where several recipes in a row have the same.
 
         Raises:
           ValueError: if an image may have several labels.
@@ -189,37 +195,35 @@ class DataOf:
         return self._last[1]
 
 
-def rows_of(
-    study: str, planned: Planned, out: Path, data: DataOf, runtime: Runtime, console: Console, command: str
-) -> list[Row]:
+def rows_of(study: str, planned: Planned, work: Work) -> list[Row]:
     """Trains one planned run, unless it is finished, and gives its rows."""
-    folder = RunFolder(out / planned.folder)
+    folder = RunFolder(work.out / planned.folder)
     about: dict[str, Any] = {"study": study, "model": planned.model, "data": planned.data}
     about["seed"] = planned.recipe.seed
     try:
         with remembering_failure(folder.path, planned.recipe, planned.grid):
-            result = _trained(planned, folder, data, runtime, console, command)
+            result = _trained(planned, folder, work)
     except Diverged as error:
-        console.say(f"{planned.model} has failed: {error.what}")
+        work.console.say(f"{planned.model} has failed: {error.what}")
         numbers = [Number("top1", None, "share", n=0, note=error.what)]
     else:
-        numbers = [*_scores(result), *_measured(planned, folder, result, data, runtime)]
+        numbers = [*_scores(result), *_measured(planned, folder, result, work)]
     # Of a sweep in which every value diverged there is no run, only the trials.
-    info = folder.info() if folder.exists() else {**environment(), "device": runtime.device, "command": command}
+    info = (
+        folder.info() if folder.exists() else {**environment(), "device": work.runtime.device, "command": work.command}
+    )
     where = origin_of(info, info["device"], info["command"])
     return [make_row(where, **about, **asdict(number)) for number in numbers]
 
 
-def _trained(
-    planned: Planned, folder: RunFolder, data: DataOf, runtime: Runtime, console: Console, command: str
-) -> dict[str, Any]:
+def _trained(planned: Planned, folder: RunFolder, work: Work) -> dict[str, Any]:
     """The result of the run, without opening its data or building its model where it is finished."""
     if folder.exists() and (result := folder.result()) is not None and not planned.grid:
         folder.check_recipe(planned.recipe)
         return result
-    opened = data.of(planned.recipe)
-    options: dict[str, Any] = {"model": _built(planned, opened), "runtime": runtime, "console": console}
-    options["command"] = command
+    opened = work.data_of(planned.recipe)
+    options: dict[str, Any] = {"runtime": work.runtime, "console": work.console, "command": work.command}
+    options["model"] = _built(planned, opened)
     if planned.grid:
         return sweep(planned.recipe, planned.grid, folder.path, **options)
     return train(planned.recipe, folder.path, opened=opened, **options)
@@ -247,15 +251,13 @@ def _scores(result: dict[str, Any]) -> Iterator[Number]:
                 yield Number(f"chosen {name}", value, "")
 
 
-def _measured(
-    planned: Planned, folder: RunFolder, result: dict[str, Any], data: DataOf, runtime: Runtime
-) -> list[Number]:
+def _measured(planned: Planned, folder: RunFolder, result: dict[str, Any], work: Work) -> list[Number]:
     """What the study itself measures of the run, from the file where it was kept before."""
     if planned.measure is None:
         return []
     path = folder.path / "measured.json"
     if not path.is_file():
-        found = Finished(planned, folder, result, runtime, data.of(planned.recipe))
+        found = Finished(planned, folder, result, work.runtime, work.data_of(planned.recipe))
         write_json(path, [asdict(number) for number in planned.measure(found)])
     return [Number(**number) for number in json.loads(path.read_text())]
 
