@@ -10,6 +10,7 @@ demo: .venv/.core  ## set up the core and train a small Mixer on real digits
 
 test: .venv/.all lint  ## set up everything; lint, types and tests, a process for each core
 	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/pytest -m alone
 
 test-slow: .venv/.all  ## the tests that take minutes
 	$(BIN)/pytest -m very_slow

@@ -17,6 +17,8 @@ from mixonomy.export.int8 import Z, smaller, upper_bound
 from mixonomy.inference.runtimes import openvino_model
 from mixonomy.models import info_of
 
+pytestmark = pytest.mark.alone
+
 
 def test_bound_without_any_changed_answer_tells_many_images_from_few():
     for n in (1, 50, 541, 10_000):

@@ -11,6 +11,7 @@ import mixonomy as mx
 from mixonomy import devices
 from mixonomy.inference import paths, tuned
 
+pytestmark = pytest.mark.alone
 IMAGES = torch.randn(5, 3, 16, 24, generator=torch.Generator().manual_seed(0))
 CALIBRATION = torch.randn(64, 3, 16, 24, generator=torch.Generator().manual_seed(1))
 

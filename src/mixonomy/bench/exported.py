@@ -3,6 +3,7 @@
 Axes: B images, c image channels, H and W pixels, K classes.
 """
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -10,8 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from mixonomy.inference import openvino as ov_int8
 from mixonomy.inference import runtimes
-from mixonomy.inference.quantizing import quantized
 
 Predict = Callable[[Tensor], Tensor]
 
@@ -62,7 +63,9 @@ def openvino(
     if precision == "int8":
         read = path.with_name("int8.xml")
         if not read.exists():
-            small = quantized(runtimes.openvino_model(path), calibration())
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                small = ov_int8.quantized(runtimes.openvino_model(path), calibration())
             ov.save_model(small, str(read), compress_to_fp16=False)
     model = runtimes.openvino_model(read)
     model.reshape(list(shape))

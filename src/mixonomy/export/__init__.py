@@ -4,7 +4,6 @@ Axes: B images, c image channels, H and W pixels, K classes.
 """
 
 import copy
-import importlib.util
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from mixonomy.export.graph import save_openvino, to_onnx, to_openvino
 from mixonomy.export.images import RealImages, real_images
 from mixonomy.export.int8 import MAX_DROP, Gate, judge, smaller
 from mixonomy.inference.exported import ExportedModel, openvino_run, read_exported
-from mixonomy.inference.runtimes import NEEDED, imported, openvino_model
+from mixonomy.inference.runtimes import imported, openvino_model
 from mixonomy.inference.tuned import in_turns
 from mixonomy.loading import load
 from mixonomy.models import ModelInfo, info_of
@@ -130,8 +129,8 @@ def export_model(
     if to in ("onnx", "openvino"):
         for package in ("onnx", "onnxscript", *(("openvino",) if to == "openvino" else ("onnxruntime",))):
             imported(package)
-    if int8 and importlib.util.find_spec("nncf") is None:
-        raise ValueError(NEEDED.format("nncf"))
+    if int8:
+        imported("nncf")
     if isinstance(model, nn.Module):
         if image_size is not None:
             raise ValueError("image_size has no effect on a loaded model; resize it by mixonomy.resize first.")

@@ -15,7 +15,7 @@ from mixonomy.evals import normalise
 from mixonomy.export.images import RealImages
 from mixonomy.inference import fast
 from mixonomy.inference.exported import ExportedModel, by_turns, num_images_of, openvino_run
-from mixonomy.inference.quantizing import quantized
+from mixonomy.inference.openvino import quantized
 from mixonomy.inference.tuned import in_turns
 from mixonomy.models import ModelInfo
 

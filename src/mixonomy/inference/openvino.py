@@ -3,15 +3,18 @@
 Axes: B images, c image channels, H and W pixels, K classes, S tokens, C channels.
 """
 
+import contextlib
 import copy
 import importlib.util
+import io
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mixonomy.inference.quantizing import quantized
 from mixonomy.inference.runtimes import imported
 from mixonomy.nn import TokenMLP
 
@@ -42,6 +45,24 @@ def int8(model: nn.Module, calibration: Tensor) -> Callable[[Tensor], Tensor]:
         return torch.from_numpy(request.infer([images.numpy()], share_inputs=True)[0])
 
     return predict
+
+
+def quantized(graph: Any, images: Tensor, *, in_float: Sequence[str] = ()) -> Any:
+    """OpenVINO's model in 8-bit integers, with ranges of activations from images [N, c, H, W] of the dtype it takes.
+
+    Args:
+      in_float: names of operations that stay as they are.
+    """
+    # On import NNCF looks for a CUDA compiler, of which there is nothing to say here.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    nncf = imported("nncf")
+    nncf.set_log_level(logging.ERROR)
+    scope = nncf.IgnoredScope(names=list(in_float)) if in_float else None
+    batch = graph.inputs[0].partial_shape[0]
+    turn = batch.get_length() if batch.is_static else 1
+    parts = [images[torch.arange(start, start + turn) % len(images)].numpy() for start in range(0, len(images), turn)]
+    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars go to standard output, which is for results
+        return nncf.quantize(graph, nncf.Dataset(parts), ignored_scope=scope)
 
 
 class _TokensLast(nn.Module):
