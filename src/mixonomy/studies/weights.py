@@ -230,13 +230,12 @@ def _said_of_reach(model: str, series: Series) -> Iterator[str]:
     share = [d / u for d, u in zip(distance, uniform, strict=True)]
     is_global = [value > GLOBAL for value in share]
     kinds = [number for number, far in enumerate(is_global, start=1) if far]
-    which = f"number {kinds[0]} mixes" if len(kinds) == 1 else f"numbers {_numbers(kinds)} mix" if kinds else ""
     said = (
         f"all {len(share)} blocks mix globally"
         if all(is_global)
         else f"no block of {len(share)} mixes globally"
         if not kinds
-        else f"of {len(share)} blocks {which} globally and the others locally"
+        else f"global mixing in block {_numbers(kinds)} of {len(share)}, local in the others"
     )
     random = " (at random images, which are no photographs)" if _is_random(series, model) else ""
     yield (
