@@ -1,5 +1,6 @@
 """What `import mixonomy` offers: load, save, train, evaluate, predict."""
 
+import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -297,5 +298,5 @@ def probe(
         device=runtime.device,
         workers=runtime.workers,
         bad=data.BadImages(on_bad_image),
-        cache=None if cache is None else Path(cache).expanduser(),
+        cache=None if cache is None else Path(os.path.expanduser(cache)),
     )

@@ -1,5 +1,6 @@
 """Loads a trained model from wherever it is: a run folder, a file of weights, timm's weights or the hub."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def load(
         check_counts({"num_classes": num_classes})
     if model is not None and (num_classes is not None or size is not None):
         raise ValueError("num_classes and image_size have no effect on a module of your own; leave them out.")
-    if is_exported(where) and Path(where).expanduser().is_file():
+    if is_exported(where) and Path(os.path.expanduser(where)).is_file():
         if model is not None or num_classes is not None or size is not None:
             raise ValueError(f"{where} is exported and cannot be changed any more; load the run it came from.")
         return read_exported(where)
@@ -72,7 +73,7 @@ def as_stored(
     if text.startswith((PREFIX, HUB)):
         repo = timm_repo(text) if text.startswith(PREFIX) else repo_of(text)
         return _of_hub(repo, text, num_classes)
-    path = Path(where).expanduser()
+    path = Path(os.path.expanduser(where))
     config = None
     if path.is_dir():
         folder = RunFolder(path)

@@ -1,6 +1,7 @@
 """A model for others: a folder with weights, config.json and a model card, and its way to the Hugging Face hub."""
 
 import json
+import os
 import re
 import tempfile
 from dataclasses import dataclass
@@ -168,7 +169,7 @@ def write_folder(
 
 def run_of(where: str | Path) -> RunFolder | None:
     """The run folder, where it is one."""
-    folder = RunFolder(Path(where).expanduser())
+    folder = RunFolder(Path(os.path.expanduser(where)))
     return folder if folder.exists() else None
 
 

@@ -7,6 +7,7 @@ mean is taken over either unnoticed.
 
 import difflib
 import json
+import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -168,7 +169,7 @@ def find_task(task: Task, root: str | None) -> str | None:
 def _place(task: Task, root: str | None) -> Path:
     """Where the data of a task should be; parquet files have the name of the split behind it."""
     is_under_root = task.source in known.KNOWN or task.source.startswith("vtab/")
-    return data_root(root) / task.source if is_under_root else Path(task.source).expanduser()
+    return data_root(root) / task.source if is_under_root else Path(os.path.expanduser(task.source))
 
 
 def _why_absent(task: Task, root: str | None) -> str:

@@ -271,6 +271,7 @@ WRONG = {
     "device": (["train", "--device", "tpu"], 1, "unknown device 'tpu'; use auto"),
     "device number": (["train", "--device", "cpu:foo"], 1, "unknown device 'cpu:foo'"),
     "run folder": (["eval", "/nowhere"], 1, "no file or run folder /nowhere"),
+    "home of nobody": (["eval", "~nosuchuser/run"], 1, "no file or run folder ~nosuchuser/run"),
     "split": (["eval", "/nowhere", "--split", "tset"], 2, "invalid choice 'tset'"),
     "no files": (["predict", "/nowhere"], None, "image files"),
     "list": (["list", "modles"], 2, "invalid choice 'modles'"),

@@ -10,6 +10,7 @@ Axes: B images, c image channels, H and W pixels, K classes.
 import copy
 import difflib
 import gc
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -198,7 +199,7 @@ def build(case: Case) -> nn.Module:
         )
         randomise(model, seed=0)
         return model.eval()
-    if not Path(case.model).expanduser().exists() and ":" not in case.model:
+    if not Path(os.path.expanduser(case.model)).exists() and ":" not in case.model:
         near = difflib.get_close_matches(case.model, list_models(), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(

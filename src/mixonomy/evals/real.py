@@ -4,6 +4,7 @@ Axes: B images in a batch, N images of the split, K classes of the model.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ def read_real(path: str | Path) -> Labels:
     Source: Beyer et al. 2020, "Are we done with ImageNet?"; google-research/reassessed-imagenet real.json.
     """
     try:
-        lists = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        lists = json.loads(Path(os.path.expanduser(path)).read_text(encoding="utf-8"))
         found = [frozenset(labels) for labels in lists]
         classes = set().union(*found)
     except OSError as error:

@@ -33,7 +33,7 @@ def destination(run: RunFolder | None, to: Target, out: str | Path | None, *, ov
         if run is None:
             raise ValueError(f"this model is in no run folder; say by --out where to write, such as {name}.")
         return run.path / FOLDER / name
-    out = Path(out).expanduser()
+    out = Path(os.path.expanduser(out))
     if to != "timm" and out.suffix.lower() != Path(name).suffix:
         raise ValueError(f"--out is {out}; for {to} give a name that ends in {Path(name).suffix}.")
     if not out.absolute().parent.is_dir():

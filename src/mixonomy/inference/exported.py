@@ -5,6 +5,7 @@ Axes: B images, c image channels, H and W pixels, K classes.
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -92,7 +93,7 @@ def read_exported(path: str | Path) -> ExportedModel:
     Raises:
       ValueError: if the extra `export` is not installed, or the file is not ours, damaged or of a newer format.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     read = _onnx if path.suffix.lower() == ".onnx" else _openvino
     run, shape, text = read(path)
     about, info = _described(path, text)

@@ -1,5 +1,6 @@
 """What is compared: models by name, small ones for small images, and the weights that some of them start from."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ def _is_weights(name: str) -> bool:
         name.startswith("hf:")
         or (name not in list_models() and name.endswith((".safetensors", ".npz")))
         or ("/" in name and name not in list_models() and name.split("-")[0] not in FAMILIES)
-        or (name not in list_models() and RunFolder(Path(name).expanduser()).exists())
+        or (name not in list_models() and RunFolder(Path(os.path.expanduser(name))).exists())
     )
 
 

@@ -33,7 +33,7 @@ def open_source(text: str, root: str | Path | None = None) -> Source:
         return shards.open_shards(text)
     if (root_folder := folder_of(text)) is not None:
         return lists.open_lists(root_folder) if lists.has_lists(root_folder) else folder.open_folder(root_folder)
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if path.suffix.lower() in csv_file.DELIMITERS:
         return csv_file.open_csv(path)
     if path.suffix.lower() == ".parquet":
@@ -51,7 +51,7 @@ def folder_of(text: str) -> Path | None:
     """The folder of images that a SOURCE string names; None of any other, such as a known name."""
     if text in ("", "digits", *known.KNOWN) or text.startswith((HUB, shards.PREFIX)):
         return None
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     return path if path.is_dir() else None
 
 
@@ -78,7 +78,7 @@ def _nearest(text: str, path: Path) -> str:
 
 def data_root(root: str | Path | None = None) -> Path:
     """The folder of the known names: as given, else $MIXONOMY_DATA, else ~/.cache/mixonomy/data."""
-    return Path(root or os.environ.get("MIXONOMY_DATA") or Path.home() / ".cache/mixonomy/data").expanduser()
+    return Path(os.path.expanduser(root or os.environ.get("MIXONOMY_DATA") or "~/.cache/mixonomy/data"))
 
 
 def known_sources() -> list[tuple[str, str]]:
