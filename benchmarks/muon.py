@@ -1,4 +1,4 @@
-"""One step of our Muon beside torch.optim.Muon, on the matrices inside the blocks of the CIFAR recipe's Mixer.
+"""One step of our Muon beside torch.optim.Muon, on the matrices of the CIFAR recipe's Mixer.
 
     python benchmarks/muon.py [--device cuda] [--steps 10] [--results FILE]
 
@@ -28,20 +28,20 @@ from rows import RESULTS, Row, append, make_row, middle, origin
 RELATIVE_TOLERANCE = 0.05
 
 
-def matrices() -> list[nn.Parameter]:
-    """What the recipe trains by Muon, with its initial values."""
+def matrices() -> list[Tensor]:
+    """What the recipe trains by Muon, with its initial values; torch's Muon refuses kernels, so these are flattened."""
     torch.manual_seed(0)
     assert recipe.height_width is not None
     model = create_from(recipe.model, num_classes=10, image_size=recipe.height_width, in_channels=3)
     muon = make_optimizers(model, recipe.optim)[0]
     assert isinstance(muon, Muon)
-    return muon.param_groups[0]["params"]
+    return [p.detach().flatten(1) for p in _parameters(muon)]
 
 
-def optimizer_with_gradients(kind: type[torch.optim.Muon], device: torch.device) -> torch.optim.Muon:
+def optimizer_with_gradients(kind: type[Muon] | type[torch.optim.Muon], device: torch.device) -> torch.optim.Optimizer:
     """A Muon over copies of the matrices, whose gradients are random and the same at every call."""
     generator = torch.Generator().manual_seed(1)
-    copies = [nn.Parameter(p.detach().clone().to(device)) for p in matrices()]
+    copies = [nn.Parameter(p.clone().to(device)) for p in matrices()]
     for copy in copies:
         copy.grad = torch.randn(copy.shape, generator=generator).to(device)
     return kind(copies, lr=recipe.optim.lr or 0.02, weight_decay=recipe.optim.weight_decay, momentum=0.95)

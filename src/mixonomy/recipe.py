@@ -214,7 +214,7 @@ class Optim(Section):
     SILENCES = {("schedule", "constant"): {"end": 0.0}}
 
     name: Literal["adamw", "sgd", "muon"] = "adamw"
-    """muon: torch's Muon for the matrices inside the blocks, AdamW for the rest."""
+    """muon: torch's Muon for matrices and the patch embedding, AdamW for the rest."""
     lr: Positive | None = None
     """Peak learning rate (for muon: of the matrices); 1e-3 for adamw, 0.03 for sgd, 0.02 for muon if not given."""
     rest_lr: Positive | None = None

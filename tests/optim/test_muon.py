@@ -78,6 +78,16 @@ def test_step_follows_the_formula_written_out():
     torch.testing.assert_close(parameter.detach().double(), torch.from_numpy(start), rtol=0, atol=1e-5)
 
 
+def test_kernel_is_updated_as_the_matrix_that_it_is():
+    torch.manual_seed(0)
+    kernel, matrix = nn.Parameter(torch.ones(5, 3, 2, 2)), nn.Parameter(torch.ones(5, 12))
+    kernel.grad = torch.randn(5, 3, 2, 2)
+    matrix.grad = kernel.grad.flatten(1)
+    for parameter in (kernel, matrix):
+        Muon([parameter], lr=0.1, weight_decay=0.1).step()
+    torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach())
+
+
 def test_parameter_without_gradient_is_left_alone():
     a, b = nn.Parameter(torch.ones(3, 3)), nn.Parameter(torch.ones(3, 3))
     a.grad = torch.eye(3)

@@ -6,6 +6,7 @@ from torch import nn
 
 from mixonomy.models import create
 from mixonomy.optim import make_optimizers, set_lr
+from mixonomy.optim.muon import Muon
 from mixonomy.recipe import Optim
 
 SIZES = {"patch_size": 4, "hidden_dim": 8, "num_blocks": 2, "tokens_mlp_dim": 5, "channels_mlp_dim": 12}
@@ -52,15 +53,25 @@ def test_only_matrices_and_kernels_decay_by_rate_times_decay(name):
             assert torch.equal(tensor, before[key]), key
 
 
-def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
+def test_muon_takes_the_matrices_and_the_patch_embedding_and_adamw_the_rest():
     model = tiny()
     muon, adamw = make_optimizers(model, Optim(name="muon", lr=0.02))
     matrices = {f"blocks.{i}.{m}.{f}.weight" for i in (0, 1) for m in ("token_mixer", "channel_mixer")
-                for f in ("fc1", "fc2")}  # fmt: skip
-    assert isinstance(muon, torch.optim.Muon) and names_of(model, muon) == matrices
+                for f in ("fc1", "fc2")} | {"stem.proj.weight", "head.weight"}  # fmt: skip
+    assert isinstance(muon, Muon) and names_of(model, muon) == matrices
     assert names_of(model, adamw) == {name for name, _ in model.named_parameters()} - matrices
     assert {group["peak_lr"] for group in muon.param_groups} == {0.02}
     assert {group["peak_lr"] for group in adamw.param_groups} == {1e-3}
+
+
+def test_muon_takes_the_patch_embedding_of_timms_models_and_no_positions():
+    model = create("timm:test_vit", num_classes=3, image_size=160)
+    muon, rest = make_optimizers(model, Optim(name="muon"))
+    taken = names_of(model, muon)
+    assert {name for name in taken if name.endswith("patch_embed.proj.weight")} and "head.weight" in taken
+    kinds = {name.rpartition(".")[2] for name in names_of(model, rest)}
+    assert {"cls_token", "pos_embed"} <= kinds
+    assert all(model.get_parameter(name).ndim == 1 for name in names_of(model, rest) if name.endswith("weight"))
 
 
 def test_muon_without_matrices_in_blocks_is_refused():
@@ -85,7 +96,7 @@ def test_every_rate_is_set_to_its_share_of_its_peak():
     optimizers = make_optimizers(tiny(), Optim(name="muon", lr=0.02, rest_lr=0.004))
     set_lr(optimizers, 0.25)
     set_lr(optimizers, 0.5)
-    assert [group["lr"] for o in optimizers for group in o.param_groups] == [0.01, 0.002, 0.002]
+    assert [group["lr"] for o in optimizers for group in o.param_groups] == [0.01, 0.002]
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "muon"])
@@ -98,7 +109,7 @@ def test_layer_decay_gives_every_parameter_its_share_of_the_peak(name):
     shares = {"stem": 0.125, "blocks.0": 0.25, "blocks.1": 0.5, "norm": 1.0, "head": 1.0}
     for key, parameter in model.named_parameters():
         part = ".".join(key.split(".")[: 2 if key.startswith("blocks") else 1])
-        is_rest = name == "muon" and not ("blocks" in key and parameter.ndim == 2)
+        is_rest = name == "muon" and parameter.ndim == 1
         assert rates[id(parameter)] == (0.25 if is_rest else 0.5) * shares[part], key
 
 

@@ -1,8 +1,9 @@
-"""torch's Muon, with its orthogonalisation done for all matrices of one shape at once.
+"""torch's Muon, with its orthogonalisation done for all matrices of one shape at once, and for patch embeddings too.
 
 torch.optim.Muon orthogonalises one matrix after the other, always in bfloat16. Many small products are slow on a
 GPU, and bfloat16 is emulated on most CPUs: there it took longer than the rest of the training step
-(`benchmarks/muon.py`). The update rule, its options and its state are torch's.
+(`benchmarks/muon.py`). It also refuses kernels, and that of a patch embedding is a matrix written with four axes. The
+update rule and its state are torch's.
 
 Axes: n matrices of one shape, r rows, c columns.
 """
@@ -11,6 +12,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from mixonomy import parallel
 
@@ -38,11 +40,19 @@ def orthogonalise(matrices: Tensor, eps: float = 1e-7) -> Tensor:
     return x.transpose(1, 2) if tall else x
 
 
-class Muon(torch.optim.Muon):
+class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised, with decoupled weight decay; for matrices.
 
-    Source: torch/optim/_muon.py (Nesterov momentum; update scaled by sqrt(max(1, rows / columns))).
+    Args:
+      params: matrices [r, c], and kernels [r, ...], which are taken as [r, c].
+      lr: of a step whose singular values are near 1, times sqrt(max(1, r / c)).
+      weight_decay: multiplied by the learning rate.
+      momentum: of the average of gradients, taken with Nesterov's look-ahead.
+    Source: torch/optim/_muon.py.
     """
+
+    def __init__(self, params: ParamsT, lr: float, weight_decay: float = 0.0, momentum: float = 0.95):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -56,8 +66,8 @@ class Muon(torch.optim.Muon):
             for shape, parameters in by_shape.items():
                 # Of weights in shares each rank puts the directions together: a share of a matrix has no such update.
                 directions = [parallel.whole(self._direction(p, group["momentum"])) for p in parameters]
-                updates = orthogonalise(torch.stack(directions))
-                scale = math.sqrt(max(1.0, shape[0] / shape[1]))
+                updates = orthogonalise(torch.stack(directions).flatten(2)).view(-1, *shape)
+                scale = math.sqrt(max(1.0, shape[0] / shape[1:].numel()))
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1.0 - group["lr"] * group["weight_decay"])
                     parameter.add_(parallel.as_shared(update, parameter), alpha=-group["lr"] * scale)

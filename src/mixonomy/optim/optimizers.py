@@ -43,7 +43,7 @@ def make_optimizers(model: nn.Module, config: Optim) -> Sequence[torch.optim.Opt
     """The optimizers of a recipe; each group carries its peak rate as "peak_lr".
 
     Weight decay acts on matrices and kernels only, see `_decays`, and is multiplied by the group's learning rate. Muon
-    takes the matrices of the blocks; kernels of convolutions, there as elsewhere, are AdamW's, as are all vectors.
+    takes the matrices and the patch embedding, see `_matrices`; all else is AdamW's.
 
     Raises:
       ValueError: if muon finds no matrices in blocks, or `layer_decay` no blocks.
@@ -54,13 +54,14 @@ def make_optimizers(model: nn.Module, config: Optim) -> Sequence[torch.optim.Opt
     scales = dict.fromkeys(named, 1.0) if config.layer_decay is None else layer_scales(named, config.layer_decay)
     weights = [_Weight(name, p, scales[name]) for name, p in named.items() if p.requires_grad]
     if rest_lr is not None:
-        matrices = [weight for weight in weights if _is_block_matrix(weight)]
-        if not matrices:
+        names = _matrices(model)
+        if not any("blocks." in name for name in names):
             raise ValueError(
                 "muon needs matrices in a part named `blocks`, and this model has none (kernels of convolutions are no "
                 "matrices); use adamw or sgd."
             )
-        rest = [weight for weight in weights if not _is_block_matrix(weight)]
+        matrices = [weight for weight in weights if weight.name in names]
+        rest = [weight for weight in weights if weight.name not in names]
         momentum = MUON_MOMENTUM if config.momentum is None else config.momentum
         muon = Muon(_groups(matrices, config.weight_decay, lr), lr=lr, momentum=momentum)
         return [muon, _adamw(rest, config, rest_lr)]
@@ -106,6 +107,19 @@ def _decays(weight: _Weight) -> bool:
     )
 
 
-def _is_block_matrix(weight: _Weight) -> bool:
-    """Muon is for hidden matrices; the first and last layer train better by AdamW (Keller Jordan's Muon notes)."""
-    return weight.parameter.ndim == 2 and "blocks." in weight.name
+def _matrices(model: nn.Module) -> set[str]:
+    """Names of the matrices but tables of positions, and of the kernels of patch embeddings, which are matrices too.
+
+    A patch embedding is a convolution whose windows of several pixels neither overlap nor leave gaps. Keller Jordan
+    ("Muon", 2024) leaves the first and the last layer to AdamW; Mixers learn faster when Muon has them
+    (results/whole_runs.jsonl).
+    """
+    matrices = {
+        name for name, p in model.named_parameters() if p.ndim == 2 and name.rpartition(".")[2] not in POSITIONS
+    }
+    embeddings = {
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and module.groups == 1 and module.stride == module.kernel_size != (1, 1)
+    }
+    return matrices | embeddings
