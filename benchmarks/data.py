@@ -23,6 +23,7 @@ from mixonomy.bench import data as bench
 from mixonomy.bench import train, turns
 from mixonomy.bench.image_files import prepared
 from mixonomy.data import BadImages, Split, open_source, train_data
+from mixonomy.data.loading import InMemoryData
 from mixonomy.data.mix import mix
 from mixonomy.evals.predictor import normalise
 from mixonomy.preprocessing import Preprocessing
@@ -73,6 +74,8 @@ def memory_rows(split: Split, where: Origin, *, rounds: int, for_s: float) -> li
     recipe = load_recipe("cifar10")
     preprocessing = Preprocessing((32, 32), crop="squash")
     ours = train_data(split, recipe.augment, preprocessing, seed=0, device=device, workers=0, bad=BadImages())
+    assert isinstance(ours, InMemoryData)
+    ours.pixels.read(np.arange(len(split)))  # else the first epoch's batches would be decoded while they are timed
     batches = ours.batches(0, recipe.batch_size)
 
     def our_batch() -> tuple[torch.Tensor, torch.Tensor]:

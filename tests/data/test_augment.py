@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional
 from mixonomy.data import BadImages, Split, stream
 from mixonomy.data.augment import augment_batch, inside, resized_crops, shifted
 from mixonomy.data.boxes import DRAWS, or_central_box, random_box, random_boxes
-from mixonomy.data.loading import InMemoryData, WorkerData, train_data
+from mixonomy.data.loading import InMemoryData, Pixels, WorkerData, train_data
 from mixonomy.data.mix import mix
 from mixonomy.evals import normalise
 from mixonomy.preprocessing import Preprocessing
@@ -44,11 +44,14 @@ def both_paths(image: torch.Tensor, config: Augment, image_size: tuple[int, int]
     preprocessing = Preprocessing(image_size, resize=1.0)
     pixels = image[None].expand(NUM_IMAGES, -1, -1, -1)
     split = Split(pixels.permute(0, 2, 3, 1).numpy(), np.zeros(NUM_IMAGES, np.int64), ["x"] * NUM_IMAGES)
-    in_memory = InMemoryData(
-        pixels, np.ones(len(split), dtype=bool), split, config, preprocessing, stream.Order(0, len(split))
-    )
+    in_memory = in_memory_data(pixels, split, config, preprocessing)
     by_workers = WorkerData(split, config, preprocessing, stream.Order(1, len(split)), 0, BadImages())
     return [next(data.batches(0, NUM_IMAGES)).images for data in (in_memory, by_workers)]
+
+
+def in_memory_data(images: torch.Tensor, split: Split, config: Augment, preprocessing: Preprocessing) -> InMemoryData:
+    pixels = Pixels(images.__getitem__, split, tuple(images.shape[1:]), torch.device("cpu"))
+    return InMemoryData(pixels, split, config, preprocessing, stream.Order(0, len(split)), BadImages())
 
 
 def coordinates(size: int, step: int, start: int = 30) -> torch.Tensor:
@@ -141,7 +144,7 @@ def test_both_paths_make_the_same_images_of_the_same_samples(config):
     split = Split(pixels.permute(0, 2, 3, 1).numpy(), np.zeros(60, np.int64), ["x"] * 60)
     size = (21, 21) if config.crop == "resmall" else (24, 24)  # of which 24 is 256/224
     preprocessing, order = Preprocessing(size, resize=1.0), stream.Order(0, 60)
-    in_memory = InMemoryData(pixels, np.ones(60, dtype=bool), split, config, preprocessing, order)
+    in_memory = in_memory_data(pixels, split, config, preprocessing)
     by_workers = WorkerData(split, config, preprocessing, order, 0, BadImages())
     ours, theirs = (next(data.batches(0, 60)).images for data in (in_memory, by_workers))
     assert (ours.int() - theirs.int()).abs().max() <= (1 if config.crop == "inception" else 0)

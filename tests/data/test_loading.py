@@ -178,11 +178,42 @@ def test_unreadable_image_is_named(augment, workers):
         list(EvalData(split, PREPROCESSING, workers=workers).batches())
 
 
-def test_error_where_nothing_can_be_read_names_an_image_that_was_tried():
+@pytest.mark.parametrize("augment", [Augment(), Augment(crop="inception")], ids=["pad", "inception"])
+def test_error_where_nothing_can_be_read_names_an_image(augment):
     split = Split([b"x"] * 6, np.zeros(6, np.int64), [f"{i}.png" for i in range(6)])
-    data = EvalData(split, PREPROCESSING, bad=BadImages("skip"))
-    with pytest.raises(ValueError, match="none of the 2 images tried, such as '4.png', can be read"):
-        loading._in_threads(data._one, split, data.bad, np.array([4, 5]))
+    bad = BadImages("skip")
+    with pytest.raises(ValueError, match="none of the 6 images tried, such as '0.png', can be read"):
+        list(EvalData(split, PREPROCESSING, bad=bad).batches())
+    with pytest.raises(ValueError, match="none of the 6 images tried, such as '0.png', can be read"):
+        first(train_data(split, augment, PREPROCESSING, seed=0, device=CPU, workers=0, bad=bad), 3, batch_size=4)
+
+
+def test_images_in_memory_are_decoded_when_a_batch_first_needs_them():
+    split, decoded = png_split(12), []
+
+    class Noted(list):
+        def __getitem__(self, index):
+            decoded.append(index)
+            return super().__getitem__(index)
+
+    split = Split(Noted(split.images), split.labels, split.names)
+    batches = open_(Augment(crop="pad", flip=True), split).batches(0, 4)
+    seen = []
+    for count in (4, 8, 12, 12, 12):
+        seen.append(next(batches))
+        assert len(decoded) == len(set(decoded)) == count
+    again = open_(Augment(crop="pad", flip=True), png_split(12)).batches(12, 4)
+    assert_equal(seen[3:], [next(again), next(again)])
+
+
+def test_image_that_cannot_be_read_is_left_out_of_its_batches_and_noted_once():
+    split, bad = png_split(6), BadImages("skip")
+    split.images[5] = b"not an image"
+    for augment in (Augment(crop="pad", flip=True), Augment(crop="inception")):
+        data = train_data(split, augment, PREPROCESSING, seed=0, device=CPU, workers=0, bad=bad)
+        assert isinstance(data, loading.InMemoryData)
+        assert [len(batch.images) for batch in first(data, 3)] == [5, 5, 5]
+    assert list(bad.errors) == ["5.png"]
 
 
 def test_grey_images_stay_grey():

@@ -75,10 +75,9 @@ def train_data(
         raise ValueError(f"{len(split):,} images are too many to be drawn equally often by class; use --balance loss.")
     order = order_of(split, seed, is_balanced=is_balanced)
     if not augment.randaugment_layers:
-        found = _equal_pixels(split, augment, preprocessing, bad)
-        if found is not None:
-            pixels, is_readable = found
-            return InMemoryData(pixels.to(device), is_readable, split, augment, preprocessing, order)
+        pixels = _equal_pixels(split, augment, preprocessing, device, bad)
+        if pixels is not None:
+            return InMemoryData(pixels, split, augment, preprocessing, order, bad)
     return WorkerData(split, augment, preprocessing, order, workers, bad)
 
 
@@ -105,38 +104,77 @@ def _bad_image(split: Split, index: int, error: ValueError | OSError) -> BadImag
     return BadImage(split.names[index], reason)
 
 
+class Pixels:
+    """Images of one size as a tensor on a device, each decoded when it is first asked for.
+
+    Args:
+      one: decodes the image of an index, uint8 of that size, or says why it cannot.
+      size: (c, H, W).
+    """
+
+    def __init__(
+        self, one: Callable[[int], Tensor | BadImage], split: Split, size: tuple[int, ...], device: torch.device
+    ):
+        self.one, self.split = one, split
+        self.images = torch.zeros((len(split), *size), dtype=torch.uint8, device=device)
+        self.was_read = np.zeros(len(split), dtype=np.bool_)
+        self.is_readable = np.zeros(len(split), dtype=np.bool_)
+
+    def read(self, indices: NDArray[np.int64]) -> list[BadImage]:
+        """Decodes those that have not been yet.
+
+        Returns:
+          Those that cannot be read, at their first time; their places stay black.
+        Raises:
+          ValueError: if all have been tried, and not one can be read.
+        """
+        fresh = np.unique(indices[~self.was_read[indices]])
+        if not len(fresh):
+            return []
+        found = _in_threads(self.one, self.split, fresh)
+        good = np.array([isinstance(image, Tensor) for image in found])
+        if good.any():
+            images = torch.stack([image for image in found if isinstance(image, Tensor)])
+            self.images[on_device(fresh[good], self.images.device)] = on_device(images, self.images.device)
+        self.was_read[fresh], self.is_readable[fresh] = True, good
+        if self.was_read.all() and not self.is_readable.any():
+            raise none_readable(self.split, range(len(self.split)))
+        return [image for image in found if isinstance(image, BadImage)]
+
+
 class InMemoryData:
     """All training images as one uint8 tensor on the device, augmented batch-wise.
 
     Args:
-      pixels: uint8 [N, c, H, W].
-      is_readable: bool [N]; the others are left out of their batches.
+      pixels: of all samples of the split; those that cannot be read are left out of their batches.
+      bad: is told of those.
     """
 
     kind = "in memory"
 
     def __init__(
         self,
-        pixels: Tensor,
-        is_readable: NDArray[np.bool_],
+        pixels: Pixels,
         split: Split,
         augment: "Augment",
         preprocessing: Preprocessing,
         order: SampleOrder,
+        bad: BadImages,
     ):
-        self.pixels, self.labels = pixels, torch.from_numpy(np.array(split.labels)).to(pixels.device)
-        self.is_readable, self.order = is_readable, order
+        self.pixels, self.order, self.bad = pixels, order, bad
+        self.labels = torch.from_numpy(np.array(split.labels)).to(pixels.images.device)
         self.augment, self.image_size = augment, preprocessing.image_size
 
     def batches(self, position: int, batch_size: int) -> Generator[Batch, None, None]:
         """See `TrainData`."""
-        own = parallel.part(batch_size)
+        own, all_images = parallel.part(batch_size), self.pixels.images
         while True:
             visits = self.order.at(position + own.start, own.stop - own.start)
-            good = self.is_readable[visits.indices]
+            self.bad.add(*self.pixels.read(visits.indices))
+            good = self.pixels.is_readable[visits.indices]
             indices, keys = visits.indices[good], visits.keys[good]
-            picked = on_device(indices, self.pixels.device)
-            images = augment_batch(self.pixels.index_select(0, picked), keys, self.augment, self.image_size)
+            picked = on_device(indices, all_images.device)
+            images = augment_batch(all_images.index_select(0, picked), keys, self.augment, self.image_size)
             yield Batch(images, self.labels[picked], keys)
             position += batch_size
 
@@ -306,21 +344,16 @@ class EvalData:
 
     def _in_memory(self, parts: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Of each part the images that can be read, uint8 [B, c, H, W], and which they are, int64 [B]."""
-        if not parts:
-            return []
-        indices = torch.cat(list(parts))
-        try:
-            pixels, is_readable = _in_threads(self._one, self.split, self.bad, indices.numpy())
-        except _NoneReadable:
-            if parallel.size() == 1:
-                raise
-            return []
-        lengths = [len(part) for part in parts]
-        cut = zip(
-            pixels.split(lengths), indices.split(lengths), torch.from_numpy(is_readable).split(lengths), strict=True
-        )
-        kept = [(images, of, good) if good.all() else (images[good], of[good], good) for images, of, good in cut]
-        return [(images, of) for images, of, _ in kept if len(of)]
+        kept = []
+        for part in parts:
+            found = _in_threads(self._one, self.split, part.numpy())
+            self.bad.add(*(image for image in found if isinstance(image, BadImage)))
+            good = torch.tensor([isinstance(image, Tensor) for image in found])
+            if good.any():
+                kept.append((torch.stack([image for image in found if isinstance(image, Tensor)]), part[good]))
+        if parts and not kept and parallel.size() == 1:
+            raise none_readable(self.split, torch.cat(list(parts)).numpy())
+        return kept
 
     def _one(self, index: int) -> Tensor | BadImage:
         pixels = read_image(self.split, index, self.preprocessing.channels)
@@ -342,13 +375,14 @@ class _EvalBatches(Dataset):
 
 
 def _equal_pixels(
-    split: Split, augment: "Augment", preprocessing: Preprocessing, bad: BadImages
-) -> tuple[Tensor, NDArray[np.bool_]] | None:
-    """All images as uint8 [N, c, H, W] and which could be read, or None if they differ in size or do not fit.
+    split: Split, augment: "Augment", preprocessing: Preprocessing, device: torch.device, bad: BadImages
+) -> Pixels | None:
+    """All images of a split, or None if they differ in size or do not fit.
 
-    What is the same at every visit is done here, once: resizing, and the crop unless it is random.
+    What is the same at every visit is done here, once: resizing, and the crop unless it is random. Where that leaves
+    the size open all are decoded at once, since a later one could have another; else the first step need not wait.
     """
-    size = (preprocessing.channels, *preprocessing.image_size)
+    size, is_open = (preprocessing.channels, *preprocessing.image_size), augment.crop in ("inception", "resmall")
 
     def prepared(pixels: Tensor) -> Tensor:
         if augment.crop == "inception":
@@ -357,7 +391,7 @@ def _equal_pixels(
             return enlarged(pixels, preprocessing.image_size)
         return evaluation_crop(pixels, preprocessing)
 
-    if augment.crop in ("inception", "resmall"):  # else all have the model's size
+    if is_open:
         readable = (read_image(split, index, preprocessing.channels) for index in range(len(split)))
         first = next((pixels for pixels in readable if isinstance(pixels, Tensor)), None)
         if first is None:
@@ -375,57 +409,38 @@ def _equal_pixels(
             raise _UnequalSizes
         return pixels
 
-    try:
-        return _in_threads(one, split, bad)
-    except _UnequalSizes:
-        return None
+    found = Pixels(one, split, size, device)
+    if is_open:
+        try:
+            bad.add(*found.read(np.arange(len(split))))
+        except _UnequalSizes:
+            return None
+    return found
 
 
 class _UnequalSizes(Exception):
     """Some image has another size than the first."""
 
 
-class _NoneReadable(ValueError):
-    """There is nothing to work with."""
-
-
 def none_readable(split: Split, tried: range | NDArray[np.int64]) -> ValueError:
     """The error where of the images of a split that were tried, at least one, not one can be read."""
     name = split.names[int(tried[0])]
-    return _NoneReadable(
+    return ValueError(
         f"none of the {len(tried):,} images tried, such as {name!r}, can be read; `mixonomy data check` says why."
     )
 
 
 def _in_threads(
-    one: Callable[[int], Tensor | BadImage], split: Split, bad: BadImages, indices: NDArray[np.int64] | None = None
-) -> tuple[Tensor, NDArray[np.bool_]]:
-    """Stacks `one` of all images, or of those at `indices`; decoding and resizing leave Python's lock to the others.
+    one: Callable[[int], Tensor | BadImage], split: Split, indices: NDArray[np.int64]
+) -> list[Tensor | BadImage]:
+    """`one` of each index; decoding and resizing leave Python's lock to the other threads."""
+    threads = default_workers()
+    length = min(max(len(indices) // (4 * threads), 16), 256)
 
-    Returns:
-      uint8 [N, c, H, W], black where an image cannot be read, and bool [N]: which could.
-    """
-    out: Tensor | None = None
-    indices = np.arange(len(split)) if indices is None else indices
-    count = len(indices)
-    is_readable = np.zeros(count, dtype=np.bool_)
-    chunks = [range(i, min(i + 256, count)) for i in range(0, count, 256)]
-
-    def several(chunk: range) -> list[Tensor | BadImage]:
-        wanted = indices[chunk.start : chunk.stop]
+    def several(start: int) -> list[Tensor | BadImage]:
+        wanted = indices[start : start + length]
         read_ahead(split.images, wanted)
         return [one(index) for index in wanted.tolist()]
 
-    with ThreadPoolExecutor(default_workers()) as pool:
-        for chunk, images in zip(chunks, pool.map(several, chunks), strict=True):
-            for place, image in zip(chunk, images, strict=True):
-                if isinstance(image, BadImage):
-                    bad.add(image)
-                    continue
-                if out is None:
-                    out = torch.zeros((count, *image.shape), dtype=torch.uint8)
-                out[place] = image
-                is_readable[place] = True
-    if out is None:
-        raise none_readable(split, indices)
-    return out, is_readable
+    with ThreadPoolExecutor(threads) as pool:
+        return [image for images in pool.map(several, range(0, len(indices), length)) for image in images]
