@@ -26,7 +26,11 @@ def text_of(study: str) -> Callable[[Path], str]:
         if not rows:
             return "No rows yet."
         found = STUDIES[study](rows)
-        parts = ["\n".join(f"- {sentence}" for sentence in found.summary)] if found.summary else []
+        parts = [
+            part
+            for topic, texts in found.by_topic()
+            for part in (*((f"**{topic}**",) if topic else ()), "\n".join(f"- {text}" for text in texts))
+        ]
         parts += [f"![{figure.caption}]({figure.name}.svg)" for figure in found.figures]
         parts += [f"**{table.title}**\n\n{markdown(table)}" for table in found.tables]
         commands, commits = (", ".join(dict.fromkeys(str(row[key]) for row in rows)) for key in ("command", "commit"))

@@ -60,3 +60,12 @@ def test_last_columns_may_be_text():
         "model  top-1, %  how", "a         81.20  by train", "b          7.00  by",
     ]  # fmt: skip
     assert '<td class="number">81.20</td><td>by train</td>' in study_page(Found("A study", (), (), (table,))).decode()
+
+
+def test_sentences_stand_below_what_they_are_of():
+    found = Found("A study", ("Take a.", "Surely.", "Take <b>."), topics=("cats", "cats", "dogs"))
+    page = study_page(found).decode()
+    assert "<li>cats: Take a.</li><li>dogs: Take &lt;b&gt;.</li>" in page, "the first of each is the headline"
+    assert '<h3>cats</h3><ul class="advice"><li>Surely.</li></ul>' in page and "<h3>dogs" not in page
+    assert list(terminal_lines(found)) == ["cats:", "  Take a.", "  Surely.", "dogs:", "  Take <b>."]
+    assert found.sentences() == ["cats: Take a.", "cats: Surely.", "dogs: Take <b>."]

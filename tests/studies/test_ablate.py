@@ -101,7 +101,8 @@ def test_sources_are_not_mixed():
     ]  # fmt: skip
     assert [table.title.split(":")[0] for table in found.tables] == ["d, 12 epochs", "e"]
     assert [figure.name for figure in found.figures] == ["ablate-d-12-epochs", "ablate-e"]
-    assert all(text.startswith(("d, 12 epochs: ", "e: ")) for text in found.summary)
+    assert [topic for topic, _ in found.by_topic()] == ["d, 12 epochs", "e"]
+    assert all(text.startswith(("d, 12 epochs: ", "e: ")) for text in found.sentences())
     assert found.facts["by_source"]["e"]["differences"]["Muon"] == pytest.approx(-0.1)
 
 

@@ -138,12 +138,12 @@ def test_a_clear_winner_and_a_single_seed_are_called_what_they_are():
 def test_it_is_said_what_a_mixer_beats_and_what_beats_it():
     scores = {"mixer-small": (0.50, 0.51, 0.52), "vit": (0.40, 0.41, 0.42), "cnn": (0.60, 0.61, 0.62)}
     said = found_of(rows_of(scores | {"convmixer-small": (0.49, 0.53, 0.50)})).summary
-    (standing,) = [text for text in said if "comes" in text]
-    assert standing.startswith("mixer-small comes 2. of 4, in points: ahead of vit (+10.00 [")
+    (standing,) = [text for text in said if "mixer-small is" in text]
+    assert standing.startswith("mixer-small is 2nd of 4, in points: ahead of vit (+10.00 [")
     assert (
         "; behind cnn (-10.00 [" in standing and "not clearly ahead of or behind convmixer-small (+0.33 [" in standing
     )
-    (standing,) = [t for t in found_of(rows_of({"mixer-s/16": (0.5,), "cnn": (0.6,)})).summary if "comes" in t]
+    (standing,) = [t for t in found_of(rows_of({"mixer-s/16": (0.5,), "cnn": (0.6,)})).summary if "mixer-s/16 is" in t]
     assert standing.endswith("of one seed, against cnn (-10.00).")
 
 

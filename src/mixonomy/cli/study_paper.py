@@ -40,5 +40,5 @@ def main(argv: list[str]) -> int:
     if options.out is not None:
         write_study_page(options.out, found, ())
     if options.json:
-        print(json.dumps({"study": NAME, "summary": list(found.summary), **found.facts}))
+        print(json.dumps({"study": NAME, "summary": found.sentences(), **found.facts}))
     return 0

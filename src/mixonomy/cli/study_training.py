@@ -144,7 +144,7 @@ def say(name: str, out: Path, found: "Found", rows: "Sequence[Row]", *, is_json:
     people = sys.stderr if is_json else sys.stdout
     print("\n".join([*terminal_lines(found), f"page: {page}, rows: {out / 'rows.jsonl'}"]), file=people)
     if is_json:
-        about = {"study": name, "out": str(out), "page": str(page), "summary": list(found.summary)}
+        about = {"study": name, "out": str(out), "page": str(page), "summary": found.sentences()}
         print(json.dumps({**about, **found.facts, "rows": rows}))
 
 

@@ -38,6 +38,16 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
+def subheading(text: str) -> str:
+    """A heading inside of a section."""
+    return f"<h3>{escape(text)}</h3>"
+
+
+def bullets(texts: Iterable[str]) -> str:
+    """Sentences one below the other, each with a mark."""
+    return f'<ul class="advice">{"".join(f"<li>{escape(text)}</li>" for text in texts)}</ul>'
+
+
 def tiles(facts: Iterable[tuple[str, str]]) -> str:
     """(name, value) pairs side by side."""
     cells = (f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in facts)

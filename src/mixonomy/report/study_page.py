@@ -56,6 +56,7 @@ class Found:
       title: of the page.
       summary: sentences in plain language, the most important first.
       facts: what the JSON object of the command has beside the rows.
+      topics: what each sentence is of, such as a source of data; () where all are of one thing.
     """
 
     title: str
@@ -63,6 +64,18 @@ class Found:
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    topics: tuple[str, ...] = ()
+
+    def by_topic(self) -> list[tuple[str, list[str]]]:
+        """(topic, sentences) in order; the topic is "" where all are of one thing."""
+        grouped: dict[str, list[str]] = {}
+        for topic, sentence in zip(self.topics or ("",) * len(self.summary), self.summary, strict=True):
+            grouped.setdefault(topic, []).append(sentence)
+        return list(grouped.items())
+
+    def sentences(self) -> list[str]:
+        """The summary, before each sentence its topic if there are several."""
+        return [f"{topic}: {text}" if topic else text for topic, texts in self.by_topic() for text in texts]
 
 
 Section = tuple[str, str, str]
@@ -76,10 +89,9 @@ def study_page(found: Found, origins: Sequence[tuple[str, str]] = (), sections: 
       origins: (what, value) of where the numbers come from: machine, commit, command.
       sections: what no row holds, such as pictures; they come after the plots.
     """
-    first, *others = found.summary or ("No rows yet.",)
     parts = []
-    if others:
-        parts.append(("said", "In words", markup.section("said", "In words", *map(markup.paragraph, others))))
+    if said := "".join(_said(topic, texts[1:]) for topic, texts in found.by_topic()):
+        parts.append(("said", "In words", markup.section("said", "In words", said)))
     if found.figures:
         plots = "".join(markup.figure(each.svg, each.caption) for each in found.figures)
         parts.append(("plots", "Plots", markup.section("plots", "Plots", f'<div class="plots">{plots}</div>')))
@@ -93,7 +105,20 @@ def study_page(found: Found, origins: Sequence[tuple[str, str]] = (), sections: 
         where = markup.table(("what", "value"), origins, num_texts=2)
         parts.append(("origin", "Where from", markup.section("origin", "Where from", where)))
     contents = [(anchor, title) for anchor, title, _ in parts]
-    return document(found.title, markup.paragraph(first), contents, *(html for *_, html in parts))
+    return document(found.title, _headline(found), contents, *(html for *_, html in parts))
+
+
+def _headline(found: Found) -> str:
+    """The first sentence of each topic."""
+    firsts = [(topic, texts[0]) for topic, texts in found.by_topic()]
+    if len(firsts) > 1:
+        return markup.bullets(f"{topic}: {text}" for topic, text in firsts)
+    return markup.paragraph(firsts[0][1] if firsts else "No rows yet.")
+
+
+def _said(topic: str, texts: Sequence[str]) -> str:
+    heading = markup.subheading(topic) if topic else ""
+    return f"{heading}{markup.bullets(texts)}" if texts else ""
 
 
 def write_study_page(
@@ -137,4 +162,7 @@ def terminal_lines(found: Found) -> Iterator[str]:
         if table.note:
             yield table.note
         yield ""
-    yield from found.summary
+    for topic, texts in found.by_topic():
+        if topic:
+            yield f"{topic}:"
+        yield from (f"  {text}" for text in texts) if topic else texts

@@ -60,11 +60,11 @@ def found_of(rows: Sequence[Row]) -> Found:
     """The page and the tables."""
     sources = list(dict.fromkeys(row["data"].rsplit(", ", 1)[0] for row in rows))
     said: list[str] = []
+    topics: list[str] = []
     figures: list[Figure] = []
     tables: list[Table] = []
     recommended = {}
     for source in sources:
-        of = f" on {source}" if len(sources) > 1 else ""
         for setting in SETTINGS:
             found = entries(rows, source, setting)
             if not found:
@@ -75,16 +75,19 @@ def found_of(rows: Sequence[Row]) -> Found:
                 recommended[source] = best(found).model
             else:
                 texts = [*at_equal_epochs(found), *standing_of_mixers(found)]
-            said += [f"{source}: {text}" if of else text for text in texts]
+            said += texts
+            topics += [f"{source}, {setting}" if len(sources) > 1 else setting] * len(texts)
             figures += _figures(found, source, setting)
             tables.append(_scores(found, source, setting))
         if found := entries(rows, source, EPOCHS) or entries(rows, source, SECONDS):
             tables.append(_costs(found, source))
     for table in failures(rows):
         said.append(f"Not trained to the end: {', '.join(dict.fromkeys(line[0] for line in table.lines))}.")
+        topics.append("failures")
         tables.append(table)
     title = f"Which model for {sources[0]}?" if len(sources) == 1 else "Which model?"
-    return Found(title, tuple(said), tuple(figures), tuple(tables), {"recommended": recommended})
+    facts = {"recommended": recommended}
+    return Found(title, tuple(said), tuple(figures), tuple(tables), facts, tuple(topics))
 
 
 def entries(rows: Sequence[Row], source: str, setting: str) -> list[Entry]:
@@ -223,8 +226,13 @@ def standing_of_mixers(found: Sequence[Entry]) -> Iterator[str]:
                 difference = paired(other.top1, entry.top1)
                 by_standing.setdefault(_standing(difference), []).append(f"{other.model} ({points(difference)})")
         said = "; ".join(f"{standing} {', '.join(names)}" for standing, names in sorted(by_standing.items()))
-        place = 1 + found.index(entry)
-        yield f"{entry.model} comes {place}. of {len(found)}, in points: {said}."
+        yield f"{entry.model} is {_ordinal(1 + found.index(entry))} of {len(found)}, in points: {said}."
+
+
+def _ordinal(place: int) -> str:
+    """ "1st", "2nd", "3rd", "4th", "11th" and so on."""
+    last = {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th") if place % 100 not in (11, 12, 13) else "th"
+    return f"{place}{last}"
 
 
 def _standing(difference: Difference) -> str:
@@ -333,10 +341,10 @@ def _figures(found: Sequence[Entry], source: str, setting: str) -> Iterator[Figu
     title = f"{source}, {setting}: accuracy against {'throughput' if setting == SECONDS else 'training time'}"
     better = "right and up" if setting == SECONDS else "left and up"
     svg = chart_svg(Chart(title, x_label, f"test top-1 at {setting}", tuple(lines), is_share=True, is_log=True))
-    caption = (
-        f"{title}. Better is {better}; bars are the standard deviation over seeds, the line joins the models that no "
-        "other beats in both."
-    )
+    pareto = "the line joins the models that no other beats in both"
+    if len(on_front) == 1 < len(found):
+        pareto = f"{on_front[0].model} is the best in both, so no line is drawn"
+    caption = f"{title}. Better is {better}; bars are the standard deviation over seeds, {pareto}."
     yield Figure(f"compare-{source.replace('/', '-')}-{setting.replace(' ', '-')}", svg, caption)
 
 

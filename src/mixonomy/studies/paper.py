@@ -232,7 +232,7 @@ def _length(said: str) -> tuple[str | None, str]:
 
 
 def _speed(row: Row, measured: Sequence[Row]) -> _Ours | None:
-    """Of our float path on another machine, on images of as many pixels, for one of its cores."""
+    """Of our float path on another machine, on images of as many pixels, for one of its cores, at its best batch."""
     pixels = re.search(r"\bat (\d+)", row["data"])
     if pixels is None:
         return None
@@ -245,11 +245,12 @@ def _speed(row: Row, measured: Sequence[Row]) -> _Ours | None:
     ]
     if not found:
         return None
-    newest = _newest(found)
-    cores = cores_of(newest["device"])
+    by_batch_size = {row["data"]: row for row in sorted(found, key=lambda row: row["date"])}  # the newest of each
+    best = max(by_batch_size.values(), key=lambda row: row["value"])
+    cores = cores_of(best["device"])
     divided = f", divided by its {cores} cores" if cores is not None and cores > 1 else ""
-    origin = f"{newest['model']}, {newest['data']}, {newest['device']}{divided}"
-    return _Ours(newest["value"] / (cores or 1), origin, newest["command"])
+    origin = f"{best['model']}, {best['data']}, {best['device']}{divided}"
+    return _Ours(best["value"] / (cores or 1), origin, best["command"])
 
 
 def _few_shot_loss(row: Row, measured: Sequence[Row]) -> _Ours | None:
@@ -343,6 +344,8 @@ def _number(entry: Entry, value: float) -> str:
         return f"{100 * value:.2f} %"
     if entry.metric == "params":
         return f"{value / 1e6:,.2f} M"
+    if entry.metric == "images_per_s_core":
+        return f"{value:,.{0 if value >= 100 else 1}f}"
     return f"{value:,.6g}"
 
 

@@ -11,7 +11,7 @@ from mixonomy.rows import Row
 def read_by_source(
     rows: Sequence[Row], source_of: Callable[[Row], str], read_one: Callable[[Sequence[Row]], Found]
 ) -> Found:
-    """What rows say; of several sources each sentence, plot and table names its own.
+    """What rows say; of several sources each plot and table names its own, and each sentence has it as its topic.
 
     Args:
       source_of: row -> what tells its source from others.
@@ -25,7 +25,7 @@ def read_by_source(
     found = {source: read_one([row for row in rows if source_of(row) == source]) for source in sources}
     return Found(
         "; ".join(dict.fromkeys(each.title for each in found.values())),
-        tuple(f"{source}: {text}" for source, each in found.items() for text in each.summary),
+        tuple(text for each in found.values() for text in each.summary),
         tuple(
             replace(figure, name=f"{figure.name}-{_slug(source)}", caption=f"{source}: {figure.caption}")
             for source, each in found.items()
@@ -35,6 +35,7 @@ def read_by_source(
             replace(table, title=f"{source}: {table.title}") for source, each in found.items() for table in each.tables
         ),
         {"by_source": {source: each.facts for source, each in found.items()}},
+        tuple(source for source, each in found.items() for _ in each.summary),
     )
 
 
