@@ -117,7 +117,7 @@ def test_sources_are_not_mixed():
         for pipeline, value in zip(PIPELINES, values, strict=True)
     ]  # fmt: skip
     found = read(rows)
-    assert [text.split(" %")[0] for text in found.summary if "global" in text] == [
+    assert [text.split(" %")[0] for text in found.sentences() if "global" in text] == [
         "d: ViT, global shuffle: 30.00", "e: ViT, global shuffle: 20.00"
     ]  # fmt: skip
     assert set(found.facts["by_source"]) == {"d", "e"}

@@ -74,7 +74,7 @@ def test_a_fit_has_its_interval_over_seeds_and_is_worded_by_its_sign():
 
 def test_sources_are_not_mixed():
     found = read([*scored((-0.3,)), *scored((0.1,), data="e, of two words")])
-    assert [text for text in found.summary if "images^" in text] == [
+    assert [text for text in found.sentences() if "images^" in text] == [
         "d: Mixer tiny: test error goes as images^-0.30, fitted to one seed.",
         "e, of two words: Mixer tiny: test error goes as images^0.10, fitted to one seed.",
     ]
