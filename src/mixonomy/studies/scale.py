@@ -288,12 +288,13 @@ def _sentences(
             if difference.n:
                 verdict = difference.verdict()
                 yield f"{large} less {small} with {share} % of the images: {points(difference)} points ({verdict})."
-        gaps = paired(*(less(trains[model, few], tops[model, few]) for model in (small, large)))
-        if gaps.n > 1:
-            yield (
-                f"With {few} % of the images the train accuracy of {large} is {_farther(gaps)} its test accuracy than "
-                f"that of {small}: {points(gaps)} points."
-            )
+        for share in shares:
+            gaps = paired(*(less(trains[model, share], tops[model, share]) for model in (small, large)))
+            if gaps.n > 1:
+                yield (
+                    f"With {share} % of the images the train accuracy of {large} is {_farther(gaps)} its test accuracy "
+                    f"than that of {small}: {points(gaps)} points."
+                )
         gains = paired(*(less(tops[model, most], tops[model, few]) for model in (small, large)))
         if few != most and gains.n > 1:
             yield f"From {few} to {most} % of the images {large} gains {_more(gains)} {small}: {points(gains)} points."
