@@ -273,16 +273,11 @@ def _sentences(
     tops = {key: values_of(rows, "top1", model=key[0], data=where) for key, where in grid.items()}
     trains = {key: values_of(rows, "train_top1", model=key[0], data=where) for key, where in grid.items()}
     few, most = shares[0], shares[-1]
-    for model in models:
-        if few != most and tops[model, few].n and tops[model, most].n:
-            gain = paired(tops[model, few], tops[model, most])
-            gaps = [points(paired(tops[model, share], trains[model, share])) for share in (few, most)]
-            yield (
-                f"{model}: {points(gain)} points from {few} % to {most} % of the images; train less test {gaps[0]} "
-                f"points with {few} %, {gaps[1]} with {most} %."
-            )
     small, large = models[0], models[-1]
     if small != large:
+        gains = paired(*(less(tops[model, most], tops[model, few]) for model in (small, large)))
+        if few != most and gains.n > 1:
+            yield f"From {few} to {most} % of the images {large} gains {_more(gains)} {small}: {points(gains)} points."
         for share in dict.fromkeys((few, most)):
             difference = paired(tops[small, share], tops[large, share])
             if difference.n:
@@ -295,9 +290,14 @@ def _sentences(
                     f"With {share} % of the images the train accuracy of {large} is {_farther(gaps)} its test accuracy "
                     f"than that of {small}: {points(gaps)} points."
                 )
-        gains = paired(*(less(tops[model, most], tops[model, few]) for model in (small, large)))
-        if few != most and gains.n > 1:
-            yield f"From {few} to {most} % of the images {large} gains {_more(gains)} {small}: {points(gains)} points."
+    for model in models:
+        if few != most and tops[model, few].n and tops[model, most].n:
+            gain = paired(tops[model, few], tops[model, most])
+            gaps = [points(paired(tops[model, share], trains[model, share])) for share in (few, most)]
+            yield (
+                f"{model}: {points(gain)} points from {few} % to {most} % of the images; train less test {gaps[0]} "
+                f"points with {few} %, {gaps[1]} with {most} %."
+            )
 
 
 def _farther(gaps: Difference) -> str:
