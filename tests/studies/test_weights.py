@@ -73,7 +73,7 @@ def test_blocks_are_called_global_by_their_share_of_looking_everywhere():
         for metric, value in (("distance_elsewhere", distance), ("uniform", 0.52), ("from_image", distance)):
             about = {"study": "weights", "data": "cifar10, 16 images", "unit": "", "model": "vit", "note": "blocks"}
             rows.append(make_row(HERE, value=value, at=at, metric=metric, **about))
-    assert "global mixing in block 2 to 3 of 3, local in the others" in weights.read(rows).summary[0]
+    assert "Global mixing in block 2 to 3 of 3, local in the others" in weights.read(rows).summary[0]
 
 
 def test_mosaic_shows_each_map_in_its_own_scale():

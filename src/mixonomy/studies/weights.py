@@ -174,10 +174,12 @@ def read(rows: Sequence[Row]) -> Found:
     """What rows of this study say; the numbers of each model, newest first, and what changes with the depth."""
     series = _series(rows)
     models = [model for model in dict.fromkeys(row["model"] for row in rows) if not model.endswith(UNTRAINED)]
-    figures, tables, said = [], [], []
+    figures, tables, said, topics = [], [], [], []
     for model in models:
         maps = series.get((model, "frequency"))
-        said += [*_said_of_reach(model, series), *(_said_of_maps(model, series) if maps else ())]
+        texts = [*_said_of_reach(model, series), *(_said_of_maps(model, series) if maps else ())]
+        said += texts
+        topics += [model] * len(texts)
     figures += [
         _depth_chart(series, models, "from_image", "How far back to the image: distance, % of its side"),
         _depth_chart(series, models, "distance_elsewhere", "What a block reads beside its own place: distance, %"),
@@ -192,13 +194,14 @@ def read(rows: Sequence[Row]) -> Found:
         figures.append(_depth_chart(series, models, metric, label, with_untrained=True))
     tables += [table for table in (_reach_table(series, models), _maps_table(series, models), _stems(rows)) if table]
     if not said:
-        said = ["No rows yet."]
+        said, topics = ["No rows yet."], [""]
     return Found(
-        "What the weights have learned",
+        f"What the weights of {models[0]} have learned" if len(models) == 1 else "What the weights have learned",
         tuple(said),
         tuple(figure for figure in figures if figure is not None),
         tuple(tables),
         {"models": models},
+        tuple(topics),
     )
 
 
@@ -225,21 +228,21 @@ def _said_of_reach(model: str, series: Series) -> Iterator[str]:
     back = _values(series, model, "from_image")
     if not distance or len(distance) != len(uniform):
         if back:
-            yield f"{model}: from its last block one looks back {_percent(back[-1])} of the image's side on average."
+            yield f"From its last block one looks back {_percent(back[-1])} of the image's side on average."
         return
     share = [d / u for d, u in zip(distance, uniform, strict=True)]
     is_global = [value > GLOBAL for value in share]
     kinds = [number for number, far in enumerate(is_global, start=1) if far]
     said = (
-        f"all {len(share)} blocks mix globally"
+        f"All {len(share)} blocks mix globally"
         if all(is_global)
-        else f"no block of {len(share)} mixes globally"
+        else f"No block of {len(share)} mixes globally"
         if not kinds
-        else f"global mixing in block {_numbers(kinds)} of {len(share)}, local in the others"
+        else f"Global mixing in block {_numbers(kinds)} of {len(share)}, local in the others"
     )
     random = " (at random images, which are no photographs)" if _is_random(series, model) else ""
     yield (
-        f"{model}{random}: {said}: what a block reads beside its own place is {_percent(min(distance))} to "
+        f"{said}{random}: what a block reads beside its own place is {_percent(min(distance))} to "
         f"{_percent(max(distance))} of the image's side away, {share[0]:.2f} of what looking everywhere alike would "
         f"give in the first block and {share[-1]:.2f} in the last. Back to the pixels it is {_percent(back[0])} after "
         f"the first block and {_percent(back[-1])} after the last."
@@ -259,7 +262,7 @@ def _said_of_maps(model: str, series: Series) -> Iterator[str]:
     else:
         words = f"and {'rise' if trend > 0 else 'fall'} with the depth (rank correlation {trend:+.2f})"
     yield (
-        f"{model}: frequencies of token-mixing units go from {frequency[0]:.2f} cycles per token in the first block to "
+        f"Frequencies of token-mixing units go from {frequency[0]:.2f} cycles per token in the first block to "
         f"{frequency[-1]:.2f} in the last, untrained ones have {_mean(noise):.2f} (white noise); they are "
         f"{'lower' if _mean(frequency) < (1 - FLAT) * _mean(noise) else 'not lower'} than chance on average, {words}."
     )
@@ -273,7 +276,7 @@ def _said_of_maps(model: str, series: Series) -> Iterator[str]:
     )
     local, rank = (tuple(_percent(_mean(values)) for values in about[metric]) for metric in ("local", "mixing_rank"))
     yield (
-        f"{model}: a unit's nearest opposite has the cosine {_mean(opposite):.2f} (chance "
+        f"A unit's nearest opposite has the cosine {_mean(opposite):.2f} (chance "
         f"{_mean(opposite_chance):.2f}), its nearest copy {_mean(alike):.2f} (chance {_mean(alike_chance):.2f}), "
         f"{verdict}. {local[0]} of the units are local (radius below {LOCAL:g} of a constant map's; "
         f"chance {local[1]}); the mixing has {rank[0]} of the possible rank (chance {rank[1]})."
