@@ -29,7 +29,7 @@ class StudyCompare(StudyOptions):
     """Names from `mixonomy list models`, timm:NAME, weights to start from, and mixer-small, vit-small, convmixer-small,
     resnet-small, botnet-small, nfnet-small, of sizes for a CPU; these six if none are given."""
     budget: str | None = None
-    """Of each training: a time such as 90s, 10min or 2h, or a number of epochs; 5min if not given, with --quick 10s."""
+    """Of each training: a time such as 90s, 10min or 2h, or a number of epochs; 5min if not given, with --quick 7s."""
     init: Literal["fresh", "pretrained"] = "fresh"
     """pretrained: names of models stand for their published weights, which are downloaded."""
     lr: tuple[float, ...] = ()
@@ -56,7 +56,7 @@ def _trained(options: StudyCompare, out: Path, runtime: "Runtime", console: "Con
     from mixonomy.studies import compare as comparing
     from mixonomy.studies.contenders import contender, default_models
 
-    budget = comparing.Budget.of(options.budget or ("10s" if options.quick else "5min"))
+    budget = comparing.Budget.of(options.budget or ("7s" if options.quick else "5min"))
     base = comparing.base_recipe(
         options.data or "digits", options.data_root, image_size=options.image_size, batch_size=options.batch_size
     )

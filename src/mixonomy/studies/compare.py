@@ -40,7 +40,8 @@ FINE_TUNING = 0.1  # of them where weights are pre-trained; source: none
 TRIAL = 0.25  # of the longer training
 SAME = 0.05  # two lengths that differ by less are one
 BACKWARD = 3  # FLOPs of a training step over those of its forward pass; source: Kaplan et al. 2020, section 2.1
-TURN_S = 2.0  # that each timing of steps fills
+TURN_S = 2.0  # that each timing of steps fills, but
+TURN_SHARE = 0.05  # of a training's seconds at most
 TURNS = 2  # of timing each model; the faster one counts, as the machine may have been busy in the other
 CHOOSING = 1_000  # validation images that choose a learning rate, if there are as many in MOST_CHOOSING of the images
 MOST_CHOOSING = 0.2
@@ -105,6 +106,11 @@ class Comparison:
     def rates(self, contender: Contender) -> tuple[float, ...]:
         """The learning rates that a contender tries."""
         return tuple(float(f"{lr * FINE_TUNING:g}") if contender.init else lr for lr in self.lrs)
+
+    @property
+    def turn_s(self) -> float:
+        """Seconds that each timing of steps fills."""
+        return min(TURN_S, TURN_SHARE * self.budget.value) if self.budget.unit == "seconds" else TURN_S
 
     @property
     def lengths_follow(self) -> dict[str, Any]:
@@ -215,7 +221,7 @@ def _plan(asked: Comparison, work: Work) -> dict[str, Any]:
             turns = [in_a_process(case, runtime.device) for _ in range(TURNS)]
             costs[contender.name] = asdict(min(turns, key=lambda cost: statistics.median(cost.step_s)))
             recipe = changed(asked.recipe(contender), data={"train_on_val": True})
-            seconds[contender.name] = step_seconds(recipe, runtime, opened, turns=TURNS, turn_s=TURN_S)
+            seconds[contender.name] = step_seconds(recipe, runtime, opened, turns=TURNS, turn_s=asked.turn_s)
         except ValueError as error:
             console.say(f"{contender.name} has failed: {error}")
             costs[contender.name] = {"error": str(error)}
@@ -274,7 +280,7 @@ def _case(asked: Comparison, contender: Contender, num_classes: int, channels: i
     else:
         arguments = info_of(load(contender.init, num_classes=num_classes, image_size=size)).arguments
         model = {key: value for key, value in arguments.items() if key not in ("num_classes", "image_size")}
-    return Case({**model, "in_channels": channels}, size, asked.base.batch_size, num_classes, turn_s=TURN_S)
+    return Case({**model, "in_channels": channels}, size, asked.base.batch_size, num_classes, turn_s=asked.turn_s)
 
 
 def _trial_steps(steps: Mapping[str, int]) -> int:
