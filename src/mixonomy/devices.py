@@ -107,3 +107,9 @@ def prepare(device: torch.device) -> None:
 
 # Source: glibc malloc/malloc.h.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+
+def is_memory_full(error: Exception) -> bool:
+    """Whether there was no room: on a GPU, in numpy or Python, or in torch's allocator for the CPU."""
+    is_of_kind = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return is_of_kind or "DefaultCPUAllocator: can't allocate memory" in str(error)

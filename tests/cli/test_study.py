@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -75,6 +77,7 @@ def test_a_study_trains_then_makes_the_same_page_from_its_rows(tmp_path, capsys)
         (["compare", "--rows", "x", "--budget", "3s"], "leave --budget out"),
         (["scale", "--rows", "nofile"], "there is no file nofile"),
         (["weights", "--rows", "nofile"], "there is no file nofile"),
+        (["compare", "--quick", "--seeds", "1", "1"], "the seed 1 is given twice"),
     ],
 )
 def test_wrong_options_of_a_study_are_one_sentence(arguments, complaint, tmp_path, capsys):
@@ -109,6 +112,9 @@ def test_a_share_of_the_images_is_of_those_that_train_once_test_images_are_held_
     assert counts == {round(len(held_out.train) / 2)}
 
 
+QUICK_S = 240  # "about two minutes on two cores", and as much again for a slower or busy machine
+
+
 @pytest.mark.very_slow
 @pytest.mark.parametrize(
     ("name", "keys"),
@@ -120,9 +126,11 @@ def test_a_share_of_the_images_is_of_those_that_train_once_test_images_are_held_
         ("weights", {"models"}),
     ],
 )
-def test_quick_studies_run_to_their_end(name, keys, tmp_path, capsys):
-    assert main(["study", name, "--quick", "--out", str(tmp_path), "--json"]) == 0
-    printed = json.loads(capsys.readouterr().out)
+def test_quick_studies_run_to_their_end_in_about_two_minutes(name, keys, tmp_path):
+    command = [sys.executable, "-m", "mixonomy", "study", name, "--quick", "--out", str(tmp_path), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=QUICK_S)
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
     assert keys <= set(printed) and all(row["value"] is not None for row in printed["rows"])
     if name == "permutation":
         assert printed["conversion_max_difference"] <= 1e-10

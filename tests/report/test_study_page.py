@@ -62,6 +62,14 @@ def test_last_columns_may_be_text():
     assert '<td class="number">81.20</td><td>by train</td>' in study_page(Found("A study", (), (), (table,))).decode()
 
 
+def test_nothing_is_cut_in_a_terminal():
+    long = "mixonomy train --recipe jft --model mixer-s/16 --data FOLDER"
+    table = Table("Where", ("model", "top-1, %", "how"), (("a", "81.20", long), ("b", "7.00", "")), num_last_texts=1)
+    assert list(terminal_lines(Found("A study", (), (), (table,))))[1:6] == [
+        "model  top-1, %", "    how", "a         81.20", f"    {long}", "b          7.00",
+    ]  # fmt: skip
+
+
 def test_sentences_stand_below_what_they_are_of():
     found = Found("A study", ("Take a.", "Surely.", "Take <b>."), topics=("cats", "cats", "dogs"))
     page = study_page(found).decode()

@@ -1,6 +1,8 @@
 """The comparison: lengths, costs that are counted, and words that follow from the rows."""
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from mixonomy.recipe import changed
 from mixonomy.rows import Origin, make_row, read
 from mixonomy.runs import environment
 from mixonomy.studies import compare as comparing
-from mixonomy.studies.compared import EPOCHS, SECONDS, TARGET, entries, found_of, front, level_with
+from mixonomy.studies.compared import EDGE, EPOCHS, SECONDS, TARGET, entries, found_of, front, level_with
 from mixonomy.studies.contenders import contender
 from mixonomy.studies.pace import step_seconds
 from mixonomy.studies.study import Work
@@ -185,6 +187,31 @@ def test_a_model_that_failed_with_most_seeds_is_not_recommended_over_one_that_fa
         assert [line[0] for line in found.tables[0].lines] == ["b", "c", "a"]
 
 
+def counted(rows, images):
+    """The same with the number of test images of each training."""
+    tops = [row for row in rows if row["metric"] == "top1"]
+    return [*rows, *({**row, "metric": "test_images", "value": images, "unit": "images"} for row in tops)]
+
+
+def test_what_so_few_test_images_cannot_tell_is_not_called_clear():
+    rows = rows_of({"mixer-small": (0.875, 0.85, 0.90), "cnn": (0.85, 0.825, 0.875)})  # an image of 40 less each time
+    assert any("clearly worse" in text for text in found_of(rows).summary[:2]), "by seeds alone"
+    few = found_of(counted(rows, 40)).summary
+    assert few[1] == "Not clearly worse: cnn (-2.50 [-2.50, -2.50] points, 3 seeds)."
+    assert any("not clearly ahead of or behind cnn" in text for text in few)
+    # Of 40 images: 1.96 * sqrt((0.875 * 0.15 + 0.85 * 0.125 - 0.025^2) / 40) = 15.1 points.
+    assert any("on the same 40 test images; as many others would move a difference by up to 15.1" in t for t in few)
+    assert any("All others are clearly worse" in text for text in found_of(counted(rows, 40_000)).summary)
+
+
+def test_a_better_model_that_failed_once_is_said_to_be_better_where_it_was_trained():
+    rows = rows_of({"a": (0.90, 0.92, None), "b": (0.80, 0.81, 0.82)}, speeds={"a": 400.0, "b": 100.0})
+    found = found_of(rows)
+    assert found.summary[0].startswith("Take b: ")
+    assert any(t.startswith("Better with the seeds that both were trained with: a (+10.50 [") for t in found.summary)
+    assert not any("Not clearly worse" in text or "a answers" in text for text in found.summary)
+
+
 def test_who_is_ahead_at_equal_epochs_has_its_interval_and_its_number_of_seeds():
     single = found_of(rows_of({"mixer": (0.80,), "cnn": (0.60,)}, setting=EPOCHS)).summary
     assert "has the highest test accuracy, 80.00 % (1 seed)" in single[0] and "may be chance" in single[1]
@@ -202,12 +229,51 @@ def test_seconds_that_are_not_those_planned_are_said():
     for model in ("fast", "slow"):
         planned = {"data": f"toys, {SECONDS}", "metric": TARGET, "value": 57.0, "unit": "s"}
         rows.append(make_row(HERE, study="compare", model=model, **planned))
-    assert not any("not equal" in text for text in found_of(rows).summary)
+    assert not any("not equal" in text or "not quite" in text for text in found_of(rows).summary)
+    for row in rows:
+        if row["metric"] == "seconds":
+            row["value"] = {"fast": 54.0, "slow": 61.0}[row["model"]]
+    (said,) = [text for text in found_of(rows).summary if "not quite equal" in text]
+    assert said.endswith("57.0 s were planned, and it took fast 54.0 s and slow 61.0 s.")
     for row in rows:
         if (row["metric"], row["model"]) == ("seconds", "slow"):
             row["value"] = 114.0
     (said,) = [text for text in found_of(rows).summary if "not equal" in text]
     assert "57.0 s were planned for each training" in said and said.endswith("it took slow 114.0 s (+100 %).")
+
+
+@pytest.mark.parametrize(
+    ("best", "tried"),
+    [
+        (0.003, (0.001, 0.003, 0.01)),
+        (0.03, (0.001, 0.003, 0.01, 0.03, 0.09)),
+        (1.0, (0.001, 0.003, 0.01, 0.03, 0.09)),
+        (0.0001, (0.001, 0.003, 0.01, 0.0003, 9e-05)),
+    ],
+)
+def test_rates_beyond_the_best_are_tried_while_it_is_at_the_edge(asked, tmp_path, monkeypatch, best, tried):
+    rates = []
+
+    def train(recipe, folder, **options):
+        rates.append(recipe.optim.lr)
+        return {"val_top1": 1 - abs(math.log10(recipe.optim.lr / best)) / 10, "seconds": 1.0}
+
+    monkeypatch.setattr(comparing, "train", train)
+    plan = {"steps": {"mixer-small": {SECONDS: 40, EPOCHS: 10}}}
+    work = Work(tmp_path, Runtime(), Console(quiet=True), "")
+    monkeypatch.setattr(work, "data_of", lambda recipe: None)
+    chosen = comparing._chosen(asked, asked.contenders[0], plan, work)
+    assert tuple(rates) == tried and chosen.seconds == len(tried)
+    assert chosen.note.endswith(EDGE) == (best in (1.0, 0.0001))
+    rates.clear()
+    comparing._chosen(replace(asked, is_fixed=True), asked.contenders[0], plan, work)
+    assert tuple(rates) == (0.001, 0.003, 0.01), "those of the user and no others"
+
+
+@pytest.mark.parametrize(("seeds", "lrs", "what"), [((0, 1, 0), (0.1,), "seed 0"), ((0,), (0.1, 0.1), "rate 0.1")])
+def test_what_is_given_twice_is_refused(asked, seeds, lrs, what):
+    with pytest.raises(ValueError, match=f"{what} is given twice; give each once"):
+        replace(asked, seeds=seeds, lrs=lrs)
 
 
 @pytest.fixture

@@ -103,9 +103,13 @@ def test_it_is_said_whether_the_mixer_loses_less():
         for seed, noise in enumerate((0.0, 0.001, 0.002) if pipeline == "original" else (0.001, 0.0, 0.002))
     ]  # fmt: skip
     said = read(rows).summary
-    assert any(text.startswith("By the global shuffle the Mixer loses less than ResNet: +20.00 [") for text in said)
-    assert any(text.startswith("By the local shuffle the Mixer loses less than ResNet: +20.00 [") for text in said)
-    assert any("the Mixer does not clearly lose less or more (equal within 1 point) than ViT" in text for text in said)
+    for pipeline in ("local", "global"):
+        start = f"By the {pipeline} shuffle the Mixer loses, beside ResNet, less by test top-1, +20.00 ["
+        assert any(text.startswith(start) for text in said)
+    assert any("beside ViT, not clearly less or more (equal within 1 point) by test top-1" in text for text in said)
+    few = [{**row, "metric": "few_shot"} for row in rows]
+    (both,) = [text for text in read([*rows, *few]).summary if "local shuffle the Mixer loses, beside ResNet" in text]
+    assert "; less by 5-shot top-1, +20.00 [" in both
     assert any(text.startswith("ResNet, local shuffle: 50.10 ± 0.10 % against 70.10") for text in said)
 
 

@@ -1,15 +1,18 @@
 """Studies that train: what runs, what is kept, and that rows alone give the pages."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mixonomy import training
+from mixonomy.experiment import Runtime
 from mixonomy.recipe import changed
 from mixonomy.report.study_page import Found, Table
 from mixonomy.rows import read
+from mixonomy.runs import RunFolder
 from mixonomy.stopping import Interrupted
 from mixonomy.studies import study as running
 from mixonomy.studies.study import (
@@ -21,7 +24,6 @@ from mixonomy.studies.study import (
     percent,
     run,
     values_of,
-    with_seeds,
     write_results,
 )
 from mixonomy.sweeping import remembering_failure
@@ -36,6 +38,10 @@ def found(rows):
 
 def study(**changes) -> Study:
     return Study("try", (Planned("mixer", "digits", tiny(), **changes),), found)
+
+
+def with_seeds(planned: Planned, seeds: tuple[int, ...]) -> tuple[Planned, ...]:
+    return tuple(replace(planned, recipe=changed(planned.recipe, seed=seed)) for seed in seeds)
 
 
 @pytest.fixture
@@ -53,7 +59,7 @@ def started(monkeypatch):
 
 @pytest.mark.slow
 def test_rows_have_what_was_scored_and_nothing_is_trained_twice(tmp_path, started):
-    planned = with_seeds([Planned("mixer", "digits", tiny())], (0, 3))
+    planned = with_seeds(Planned("mixer", "digits", tiny()), (0, 3))
     two = Study("try", planned, found)
     rows = run(two, tmp_path, command="mixonomy study try")
     assert started == [0, 3]
@@ -86,7 +92,7 @@ def test_a_module_of_the_study_starts_from_the_seed(tmp_path):
         assert (num_classes, channels) == (10, 1)
         return TenLines()
 
-    planned = with_seeds([Planned("mine", "digits", tiny(duration="1 steps", optim={"lr": 1e-9}), build)], (0, 1, 0))
+    planned = with_seeds(Planned("mine", "digits", tiny(duration="1 steps", optim={"lr": 1e-9}), build), (0, 1, 0))
     with pytest.raises(ValueError, match="plans runs/mine-on-digits/seed0 twice"):
         run(Study("try", planned, found), tmp_path)
     rows = run(Study("try", planned[:2], found), tmp_path)
@@ -98,13 +104,6 @@ def test_a_module_of_the_study_starts_from_the_seed(tmp_path):
 
     trained = load(tmp_path / planned[1].folder, model=TenLines())
     torch.testing.assert_close(trained.conv.weight, expected, atol=1e-7, rtol=0)
-
-
-def test_a_grid_is_chosen_from_and_its_cost_is_counted(tmp_path):
-    rows = run(study(grid={"optim.lr": (1e-4, 1e-2)}), tmp_path)
-    trials = json.loads((tmp_path / "runs/mixer-on-digits/seed0/result.json").read_text())["sweep"]
-    assert values_of(rows, "sweep_seconds").by_seed == {0: trials["seconds"]}
-    assert values_of(rows, "chosen optim.lr").by_seed == {0: trials["chosen"]["optim.lr"]}
 
 
 def test_a_training_that_diverges_has_a_row_and_stops_nothing(tmp_path, started):
@@ -145,21 +144,57 @@ def test_a_sweep_of_other_values_than_those_that_diverged_is_refused(tmp_path):
             pass
 
 
-def test_rows_of_a_sweep_without_a_run_name_the_device_that_auto_stands_for(tmp_path, monkeypatch):
-    def sweep(*others, **options):
-        raise Diverged("no value trained to its end")
-
+def test_what_starts_from_a_training_that_diverged_has_a_row_with_the_device_that_auto_stands_for(
+    tmp_path, monkeypatch
+):
+    bad = Planned("bad", "digits", changed(tiny(), optim={"lr": 1e30, "name": "sgd", "warmup": "0 steps"}))
+    tuned = Planned("tuned", "digits", tiny(), start=bad)
     here = running.environment()
     here["machine"]["gpu"] = "a large GPU"
-    monkeypatch.setattr(running, "sweep", sweep)
     monkeypatch.setattr(running, "environment", lambda: here)
-    monkeypatch.setattr("mixonomy.devices.resolve_device", lambda name: torch.device("cuda"))
-    (row,) = run(study(grid={"optim.lr": (1e-4, 1e-2)}), tmp_path)
-    assert row["device"].startswith("a large GPU, torch") and row["value"] is None
+    rows = run(Study("try", (bad, tuned), found), tmp_path)
+    assert [(row["model"], row["value"]) for row in rows] == [("bad", None), ("tuned", None)]
+    assert rows[1]["note"] == "it starts from bad, which was not trained to its end"
+    monkeypatch.setattr(running, "resolved", lambda runtime: Runtime(device="cuda"))
+    (row,) = run(Study("try", (tuned,), found), tmp_path)
+    assert row["device"].startswith("a large GPU, torch")
+
+
+def test_a_study_that_was_moved_is_still_read(tmp_path, monkeypatch):
+    first = Planned("first", "digits", tiny(duration="2 steps"))
+    both = Study("try", (first, Planned("tuned", "digits", tiny(duration="2 steps"), start=first)), found)
+    rows = run(both, tmp_path / "here")
+    assert RunFolder(tmp_path / "here/runs/tuned-on-digits/seed0").recipe().init == str(
+        tmp_path / "here/runs/first-on-digits/seed0"
+    )
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert run(both, tmp_path / "there") == rows
+    monkeypatch.chdir(tmp_path)
+    assert run(both, "there") == rows
+
+
+@pytest.mark.parametrize("full", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 8 bytes")])
+def test_a_model_for_which_there_is_no_memory_has_a_row_and_stops_nothing(tmp_path, monkeypatch, full):
+    original = running.train
+
+    def large_model(recipe, *others, **options):
+        if recipe.seed == 0:
+            raise full
+        return original(recipe, *others, **options)
+
+    monkeypatch.setattr(running, "train", large_model)
+    two = Study("try", with_seeds(Planned("mixer", "digits", tiny()), (0, 1)), found)
+    values = values_of(run(two, tmp_path), "top1")
+    assert values.failed == ("seed 0: the memory is full",) and values.n == 1
+    monkeypatch.setattr(running, "train", original)
+    assert values_of(run(two, tmp_path), "top1").n == 2, "a full memory is tried again"
+    monkeypatch.setattr(running, "train", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("a bug")))
+    with pytest.raises(RuntimeError, match="a bug"):
+        run(two, tmp_path / "other")
 
 
 def test_an_interrupted_study_leaves_rows_and_page_of_what_was_finished(tmp_path, monkeypatch):
-    original, both = running.train, with_seeds([Planned("mixer", "digits", tiny())], (0, 1))
+    original, both = running.train, with_seeds(Planned("mixer", "digits", tiny()), (0, 1))
 
     def until_ctrl_c(recipe, *others, **options):
         if recipe.seed == 1:
@@ -191,8 +226,6 @@ def test_images_with_several_labels_are_refused(tmp_path, monkeypatch):
 def test_curves_have_the_epoch_of_each_score(tmp_path):
     (planned,) = study().planned
     run(study(), tmp_path)
-    from mixonomy.runs import RunFolder
-
     points = list(curve(RunFolder(tmp_path / planned.folder), {"val/top1": "val_top1"}))
     assert [point.at for point in points] == [5 * 32 / 1295, 10 * 32 / 1295]
     assert all(point.metric == "val_top1" and point.unit == "share" for point in points)

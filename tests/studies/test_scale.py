@@ -1,7 +1,11 @@
 """Size against data: equal steps, fitted curves, and what is said of them."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
+from mixonomy.data import open_source, plan_splits
 from mixonomy.recipe import changed
 from mixonomy.rows import Origin, make_row
 from mixonomy.studies.scale import base_recipe, power_law, read, scale, sizes_of
@@ -18,24 +22,40 @@ def test_a_power_law_is_found_again():
     assert (a, b) == pytest.approx((3.0, 0.4))
 
 
-def test_every_training_has_as_many_steps_on_its_share_of_the_images(tmp_path):
-    planned = [each for each in scale(BASE, SIZES, 1438, tmp_path, (0, 1)).planned if "pixels" not in each.model]
+def test_every_training_has_as_many_steps_on_its_share_of_the_images():
+    planned = [each for each in scale(BASE, SIZES, 1438, (0, 1)).planned if "pixels" not in each.model]
     assert {each.recipe.duration for each in planned} == {"200 steps"} and len(planned) == 2 * 3 * 4
-    assert [each.recipe.data.train_images for each in planned[:4]] == [43, 144, 431, None]
+    assert [each.recipe.data.train_images for each in planned[:4]] == [43, 144, 431, 1438]
     assert {each.recipe.keep for each in planned} == {"best"}, "the best validation score counts"
     with pytest.raises(ValueError, match="a fraction is 0 %"):
-        scale(BASE, SIZES, 1438, tmp_path, (0,), (0, 10))
+        scale(BASE, SIZES, 1438, (0,), (0, 10))
+
+
+def test_a_tenth_of_every_share_is_held_out_where_the_source_has_val_of_its_own():
+    digits = open_source("digits")
+    train = digits.splits["train"]
+    indices = np.arange(len(train))
+    halves = {"train": train.pick(indices[: len(train) // 2]), "val": train.pick(indices[len(train) // 2 :])}
+    own_val = replace(digits, splits={**digits.splits, **halves})
+    planned = scale(BASE, SIZES, len(train), (0,)).planned
+    held = {}
+    for each in planned:
+        options = each.recipe.data
+        plan = plan_splits(own_val, options.val_share, train_images=options.train_images)
+        held[options.train_images] = (len(plan.train), len(plan.val))
+        assert len(plan.train) + len(plan.val) == options.train_images
+    assert all(val == pytest.approx(0.1 * (train + val), abs=6) for train, val in held.values()), held
 
 
 @pytest.mark.slow
 def test_a_tiny_study_shows_train_against_test_and_a_linear_cost(tmp_path):
     base = changed(BASE, duration="4 steps", eval_every="2 steps")
-    study = scale(base, {"small": SIZES["tiny"]}, 1438, tmp_path, (0,), (10, 30, 100))
+    study = scale(base, {"small": SIZES["tiny"]}, 1438, (0,), (10, 30, 100))
     rows = run(study, tmp_path)
     found = read(rows)
     lines = {line[2]: line for line in found.tables[0].lines}
     assert [line[1] for line in lines.values()] == ["129", "388", "1,295"]
-    where = {"model": "Mixer small", "data": "digits, 30 %"}
+    where = {"model": "Mixer small", "data": "digits, 4 steps, 30 %"}
     assert lines["30 %"][4] == f"{100 * values_of(rows, 'train_top1', **where).mean:.2f}"
     assert set(found.facts["fits"]) == {"Mixer small"}
     names = [f"Mixer small, {how} pixels" for how in ("trained at 4", "fine-tuned at 4", "fine-tuned at 8")]

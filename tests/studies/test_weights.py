@@ -115,6 +115,9 @@ def test_command_writes_page_and_rows_and_reads_them_again(tmp_path, capsys):
         (["x.safetensors"], "no file or run folder x.safetensors"),
         (["x.safetensors", "--num-images", "0"], "at least 1 of each"),
         (["x.safetensors", "--names", "a", "b"], "1 models have 2 names"),
+        (["--quick", "--names", "a", "b"], "3 models have 2 names"),
+        (["--rows", "x", "--data", "d", "--num-probes", "3"], "leave --data and --num-probes out"),
+        (["--rows", "x", "--image", "x.png", "--names", "a"], "leave --names and --image out"),
     ],
 )
 def test_wrong_input_is_one_sentence(arguments, complaint, capsys):

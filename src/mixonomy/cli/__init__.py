@@ -124,9 +124,8 @@ def _is_of_a_worker(error: RuntimeError) -> bool:
 
 
 def _is_memory_full(error: Exception) -> bool:
-    """Whether there was no room: on a GPU, in numpy or Python, or in torch's allocator for the CPU."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "DefaultCPUAllocator: can't allocate memory" in str(error)
-    )
+    if not isinstance(error, MemoryError | RuntimeError):
+        return False
+    from mixonomy.devices import is_memory_full
+
+    return is_memory_full(error)

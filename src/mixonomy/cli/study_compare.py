@@ -33,7 +33,8 @@ class StudyCompare(StudyOptions):
     init: Literal["fresh", "pretrained"] = "fresh"
     """pretrained: names of models stand for their published weights, which are downloaded."""
     lr: tuple[float, ...] = ()
-    """Learning rates that every model tries; 0.0003 0.001 0.003 0.01 if not given. A tenth of them for weights."""
+    """Learning rates that every model tries; if not given 0.0003 0.001 0.003 0.01, and up to two beyond where the best
+    is the largest or the smallest. A tenth of them for weights."""
     image_size: int | None = None
     """Pixels a side; that of the recipe for the data if not given."""
     batch_size: int | None = None
@@ -65,5 +66,6 @@ def _trained(options: StudyCompare, out: Path, runtime: "Runtime", console: "Con
         raise ValueError("a model is named twice; give each once.")
     side, is_pretrained = max(base.height_width), options.init == "pretrained"
     contenders = tuple(contender(name, side, is_pretrained=is_pretrained) for name in names)
-    asked = comparing.Comparison(base, contenders, budget, options.chosen_seeds, options.lr or comparing.LRS)
+    lrs, is_fixed = options.lr or comparing.LRS, bool(options.lr)
+    asked = comparing.Comparison(base, contenders, budget, options.chosen_seeds, lrs, is_fixed)
     return comparing.compare(asked, out, runtime=runtime, console=console, command=command)

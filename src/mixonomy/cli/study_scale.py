@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mixonomy.cli.arguments import parse
-from mixonomy.cli.study_training import StudyOptions, num_images, out_of, show, trained
+from mixonomy.cli.study_training import StudyOptions, num_images, show, trained
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,6 @@ def main(argv: list[str]) -> int:
         base = base_recipe(source, is_quick=options.quick, steps=options.steps)
         sizes, fractions = sizes_of(source, is_quick=options.quick), options.fractions or FRACTIONS
         count = num_images(source, options)
-        return scale(base, sizes, count, out_of(NAME, options), options.chosen_seeds, fractions)
+        return scale(base, sizes, count, options.chosen_seeds, fractions)
 
     return show(NAME, options, argv, trained(study), read)

@@ -4,9 +4,9 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tyro.conf import FlagCreatePairsOff
 
@@ -121,16 +121,19 @@ def trained(study: "Callable[[], Study]") -> Train:
     return train
 
 
-def check_rows_alone(options: StudyOptions) -> None:
-    """Refuses options of trainings beside --rows, which trains nothing.
+def check_rows_alone(options: Any) -> None:
+    """Refuses options of trainings and measurements beside --rows, which does neither.
 
+    Args:
+      options: the dataclass of a command.
     Raises:
       ValueError: naming them.
     """
     given = [
         f"--{field.name.replace('_', '-')}"
         for field in fields(options)
-        if field.name not in ("rows", "out", "json") and getattr(options, field.name) != field.default
+        if field.name not in ("rows", "out", "json")
+        and getattr(options, field.name) != (field.default if field.default is not MISSING else [])
     ]
     if given:
         raise ValueError(f"--rows writes page and tables and trains nothing; leave {' and '.join(given)} out.")

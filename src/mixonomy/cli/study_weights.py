@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from tyro.conf import FlagCreatePairsOff, Positional
 
 from mixonomy.cli.arguments import parse
-from mixonomy.cli.study_training import command_of, rows_in, say
+from mixonomy.cli.study_training import check_rows_alone, command_of, rows_in, say
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mixonomy.report.weights_page import Looked
 
+QUICK = ("mixer", "vit", "convmixer")  # what --quick trains
 MOVED = 3  # units of each block that are shown for an image
 
 
@@ -55,11 +56,14 @@ def main(argv: list[str]) -> int:
     options = parse(StudyWeights, argv, name="study weights")
     if (options.num_images < 1) or (options.num_probes < 1):
         raise ValueError("--num-images and --num-probes count what is looked at; give at least 1 of each.")
-    if options.names and len(set(options.names)) != len(options.models):
-        raise ValueError(f"{len(options.models)} models have {len(set(options.names))} names; give one for each.")
     given = sum([bool(options.models), options.quick, options.rows is not None])
     if given != 1:
         raise ValueError("give the weights to look at, such as runs/x, or --quick, or --rows FILE; one of them.")
+    if options.rows is not None:
+        check_rows_alone(options)
+    number = len(QUICK if options.quick else options.models)
+    if options.names and len(set(options.names)) != number:
+        raise ValueError(f"{number} models have {len(set(options.names))} names; give one for each.")
 
     from mixonomy.models.files import write_atomically
     from mixonomy.report.study_page import write_study_page
@@ -119,8 +123,8 @@ def _trained_quickly(out: Path) -> list[str]:
     vit = changed(mixer, model={"name": "vit", **common, "num_heads": 4, "channels_mlp_dim": 256, "pool": "mean"})
     convmixer = changed(mixer, model={"name": "convmixer", **common, "kernel_size": 3})
     places = []
-    for recipe in (mixer, vit, convmixer):
-        places.append(str(out / "runs" / recipe.model.name))
+    for name, recipe in zip(QUICK, (mixer, vit, convmixer), strict=True):
+        places.append(str(out / "runs" / name))
         train(recipe, places[-1], console=Console(), command="mixonomy study weights --quick")
     return places
 

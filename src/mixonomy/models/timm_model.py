@@ -40,6 +40,7 @@ CURATED = {
 
 NARROWABLE = "ResNets, BoTNets, HaloNets, RegNetZs and NFNets"  # as CHANGELOG.md, docs/compare.md and the help say
 RESNET_CHANNELS = (64, 128, 256, 512)  # of timm's ResNets
+TEST_RESNET_CHANNELS = (32, 48, 48, 96)  # of the one that timm tests with
 
 # What modules raise when an image size or an argument does not suit them.
 _REFUSALS = (RuntimeError, AssertionError, ValueError, TypeError, IndexError, ZeroDivisionError)
@@ -257,8 +258,9 @@ def _narrowed(architecture: str, width_factor: float) -> dict[str, Any]:
     kind = model_entrypoint(architecture).__module__.rpartition(".")[2]
     if kind in ("byobnet", "byoanet", "nfnet"):
         return {"width_factor": width_factor}
-    if kind == "resnet" and architecture != "test_resnet":  # which has channels of its own
-        return {"channels": tuple(max(round(channels * width_factor), 1) for channels in RESNET_CHANNELS)}
+    if kind == "resnet":
+        whole = TEST_RESNET_CHANNELS if architecture == "test_resnet" else RESNET_CHANNELS
+        return {"channels": tuple(max(round(channels * width_factor), 1) for channels in whole)}
     raise ValueError(f"width_factor has no effect on {PREFIX}{architecture}; it belongs to timm's {NARROWABLE}.")
 
 

@@ -9,7 +9,7 @@ from mixonomy.models.files import write_atomically
 from mixonomy.report import markup
 from mixonomy.report.document import document
 
-CELL = 44  # letters of a cell in a terminal
+CELL = 44  # letters of a text that stands at the end of a line in a terminal
 
 
 @dataclass(frozen=True)
@@ -148,17 +148,19 @@ def markdown(table: Table) -> str:
 
 
 def terminal_lines(found: Found) -> Iterator[str]:
-    """The summary and the tables for a terminal."""
+    """The tables and the summary for a terminal; nothing is cut, long texts at the end of a line stand below it."""
     for table in found.tables:
         yield table.title
-        cells = [[cell[:CELL] for cell in line] for line in (table.head, *table.lines)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        for line in cells:
+        is_below = any(len(cell) > CELL for line in table.lines for cell in line[len(line) - table.num_last_texts :])
+        num_beside = len(table.head) - (table.num_last_texts if is_below else 0)
+        widths = [max(len(line[i]) for line in (table.head, *table.lines)) for i in range(num_beside)]
+        for line in (table.head, *table.lines):
             aligned = (
                 cell.ljust(width) if table.is_text(i) else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+                for i, (cell, width) in enumerate(zip(line[:num_beside], widths, strict=True))
             )
             yield "  ".join(aligned).rstrip()
+            yield from (f"    {cell}" for cell in line[num_beside:] if cell)
         if table.note:
             yield table.note
         yield ""

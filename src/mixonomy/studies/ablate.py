@@ -19,7 +19,7 @@ from mixonomy.report.study_page import Figure, Found, Table
 from mixonomy.rows import Row
 from mixonomy.studies.paired import BOUND, Difference, paired, points
 from mixonomy.studies.sources import read_by_source
-from mixonomy.studies.study import Finished, Number, Planned, Study, failures, percent, values_of
+from mixonomy.studies.study import Finished, Number, Planned, Study, data_named, failures, percent, values_of
 from mixonomy.studies.trace import trace
 from mixonomy.studies.variants import GROUPS, SHRINK, Variant, mixer_variant
 
@@ -105,7 +105,7 @@ def ablate(base: Recipe, seeds: Sequence[int], factors: Sequence[str] = ()) -> S
         if not any(part in factor.name for factor in FACTORS):
             raise ValueError(f"no factor has {part!r} in its name; use {', '.join(f.name for f in FACTORS)}.")
     chosen = [each for each in FACTORS if not factors or any(part in each.name for part in factors)]
-    planned, data = [], _data_of(base)
+    planned, data = [], data_named(base)
     for seed in seeds:
         recipe = changed(base, seed=seed)
         planned.append(Planned(BASE, data, recipe, measure=costs))
@@ -114,13 +114,6 @@ def ablate(base: Recipe, seeds: Sequence[int], factors: Sequence[str] = ()) -> S
             build = None if each.variant is None else _builder(each.variant, recipe)
             planned.append(Planned(each.name, data, varied, build, measure=costs))
     return Study(NAME, tuple(planned), read)
-
-
-def _data_of(base: Recipe) -> str:
-    """What rows call the data: the source, how many of its images are trained on if not all, and how long."""
-    count = base.data.train_images
-    images = "" if count is None else f", {count:,} images"
-    return f"{base.data.source}{images}, {base.duration}"
 
 
 def _builder(variant: Variant, recipe: Recipe) -> Callable[[int, int], nn.Module]:

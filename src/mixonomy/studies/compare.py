@@ -1,16 +1,16 @@
 """Which architecture is worth its cost on given data: accuracy at equal seconds and at equal epochs, and what it takes.
 
-Every model gets the same recipe but for its learning rate, which is chosen from the same values by trainings of a
-quarter of its longer length below, on validation images; their cost is counted. Then it is trained twice with each
-seed, on all but the test images: for as long as all others, and for as many epochs. A schedule belongs to a length, so
-these are different trainings, but where a model has the same length in both.
+Every model gets the same recipe but for its learning rate, which is chosen on validation images from the same values,
+and by the same rule from some beyond, by trainings of a quarter of its longer length below; their cost is counted. Then
+it is trained twice with each seed, on all but the test images: for as long as all others, and for as many epochs. A
+schedule belongs to a length, so these are different trainings, but where a model has the same length in both.
 Source: MLP-Mixer paper, figure 3 and tables 2 and 3 (accuracy, cost and throughput beside one another).
 """
 
 import json
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ from mixonomy.stopping import Interrupted
 from mixonomy.studies.compared import EDGE, EPOCHS, SECONDS, SETTINGS, TARGET, found_of
 from mixonomy.studies.contenders import Contender
 from mixonomy.studies.pace import step_seconds
-from mixonomy.studies.study import Planned, Study, Work, resolved, rows_of, write_results
-from mixonomy.sweeping import remembering_failure
+from mixonomy.studies.study import Planned, Study, Work, resolved, rows_of, why_failed, write_results
+from mixonomy.sweeping import Trial, best_of, edges, remembering_failure
 from mixonomy.training import Diverged, train
 
 NAME = "compare"
@@ -39,6 +39,9 @@ LRS = (3e-4, 1e-3, 3e-3, 1e-2)  # AdamW, fresh weights; short trainings of small
 FINE_TUNING = 0.1  # of them where weights are pre-trained; source: none
 TRIAL = 0.25  # of the longer training
 SAME = 0.05  # two lengths that differ by less are one
+LR = "optim.lr"
+STEP = math.sqrt(10)  # between learning rates
+BEYOND = 2  # rates at most that are tried beyond those of LRS
 BACKWARD = 3  # FLOPs of a training step over those of its forward pass; source: Kaplan et al. 2020, section 2.1
 TURN_S = 2.0  # that each timing of steps fills, but
 TURN_SHARE = 0.05  # of a training's seconds at most
@@ -87,6 +90,9 @@ class Comparison:
     Args:
       base: recipe of all trainings but for model, learning rate and length.
       lrs: that every model tries.
+      is_fixed: these and no others; else some beyond are tried where the best is at the edge.
+    Raises:
+      ValueError: for a seed or a learning rate that is given twice.
     """
 
     base: Recipe
@@ -94,6 +100,12 @@ class Comparison:
     budget: Budget
     seeds: tuple[int, ...]
     lrs: tuple[float, ...] = LRS
+    is_fixed: bool = False
+
+    def __post_init__(self) -> None:
+        for name, values in (("seed", self.seeds), ("learning rate", self.lrs)):
+            if twice := [value for value in values if values.count(value) > 1]:
+                raise ValueError(f"the {name} {twice[0]:g} is given twice; give each once.")
 
     def recipe(self, contender: Contender) -> Recipe:
         """Of one contender."""
@@ -222,9 +234,10 @@ def _plan(asked: Comparison, work: Work) -> dict[str, Any]:
             costs[contender.name] = asdict(min(turns, key=lambda cost: statistics.median(cost.step_s)))
             recipe = changed(asked.recipe(contender), data={"train_on_val": True})
             seconds[contender.name] = step_seconds(recipe, runtime, opened, turns=TURNS, turn_s=asked.turn_s)
-        except ValueError as error:
-            console.say(f"{contender.name} has failed: {error}")
-            costs[contender.name] = {"error": str(error)}
+        except (ValueError, MemoryError, RuntimeError) as error:
+            why = str(error) if isinstance(error, ValueError) else why_failed(error)
+            console.say(f"{contender.name} has failed: {why}")
+            costs[contender.name] = {"error": why}
     if not seconds:
         raise ValueError(f"none of the models runs here; the first said: {next(iter(costs.values()))['error']}")
     steps_per_epoch = num_images / asked.base.batch_size
@@ -292,7 +305,7 @@ class _Chosen:
     """What the trials of the learning rate came to.
 
     Args:
-      lr: that scores best on validation images; None if every one diverged.
+      lr: that scores best on validation images; None if every one failed.
       seconds: of training, those until a trial diverged included.
       note: how each did.
     """
@@ -303,41 +316,63 @@ class _Chosen:
 
 
 def _chosen(asked: Comparison, contender: Contender, plan: dict[str, Any], work: Work) -> _Chosen:
-    """Tries all learning rates on validation images."""
+    """Tries all learning rates on validation images, and others beyond while the best is the largest or the smallest.
+
+    Rates that the user gave are all that is tried.
+    """
     steps = _trial_steps(plan["steps"][contender.name])
-    scores, failures, seconds = dict[float, float](), dict[float, str](), 0.0
-    for lr in asked.rates(contender):
-        recipe = changed(
-            asked.recipe(contender),
-            optim={"lr": lr},
-            duration=f"{steps} steps",
-            eval_every=f"{steps} steps",
-            seed=asked.base.seed,  # whatever the seeds, the rate is the same
-        )
-        folder = RunFolder(work.out / "sweep" / contender.name.replace("/", "-").replace(":", "-") / f"lr={lr:g}")
-        work.console.say(f"compare, {contender.name}: learning rate {lr:g}, {steps} steps")
-        try:
-            with remembering_failure(folder.path, recipe):
-                result = train(
-                    recipe,
-                    folder.path,
-                    runtime=work.runtime,
-                    console=work.console,
-                    command=work.command,
-                    is_trial=True,
-                    opened=work.data_of(recipe),
-                )
-        except Diverged as error:
-            failures[lr], seconds = error.what, seconds + error.seconds
-            continue
-        folder.model.unlink(missing_ok=True)  # only the score counts
-        scores[lr], seconds = result["val_top1"], seconds + result["seconds"]
-    if not scores:
-        return _Chosen(None, seconds, f"no learning rate trained to its end: {next(iter(failures.values()))}")
-    lr, rates = max(scores, key=lambda rate: scores[rate]), asked.rates(contender)
-    said = ", ".join(f"{rate:g}: {'diverged' if rate in failures else f'{100 * scores[rate]:.2f} %'}" for rate in rates)
-    edge = f"; {EDGE}" if len(rates) > 2 and lr in (min(rates), max(rates)) else ""
-    return _Chosen(lr, seconds, f"validation top-1 after {steps} steps: {said}{edge}")
+    trials = [_trial(asked, contender, lr, steps, work) for lr in asked.rates(contender)]
+    for _ in range(0 if asked.is_fixed else BEYOND):
+        if not (lr := beyond(trials)):
+            break
+        trials.append(_trial(asked, contender, lr, steps, work))
+    seconds = sum(trial.seconds for trial in trials)
+    try:
+        best = best_of(trials)
+    except Diverged:
+        return _Chosen(None, seconds, f"no learning rate trained to its end: {trials[0].error}")
+    in_order = sorted(trials, key=lambda trial: trial.values[LR])
+    said = ", ".join(
+        f"{trial.values[LR]:g}: {'diverged' if trial.score is None else f'{100 * trial.score:.2f} %'}"
+        for trial in in_order
+    )
+    edge = f"; {EDGE}" if edges(best, trials) else ""
+    return _Chosen(best.values[LR], seconds, f"validation top-1 after {steps} steps: {said}{edge}")
+
+
+def beyond(trials: Sequence[Trial]) -> float | None:
+    """The learning rate to try next: beyond the best where that is the largest or the smallest, else None.
+
+    Neighbours in the grid differ by this step, half a power of ten, rounded to a digit.
+    """
+    scored = [trial for trial in trials if trial.score is not None]
+    if len(trials) < 2 or not scored:
+        return None
+    best, tried = best_of(trials).values[LR], [trial.values[LR] for trial in trials]
+    if best == max(tried):
+        return float(f"{best * STEP:.1g}")
+    return float(f"{best / STEP:.1g}") if best == min(tried) else None
+
+
+def _trial(asked: Comparison, contender: Contender, lr: float, steps: int, work: Work) -> Trial:
+    """One short training, scored on validation images."""
+    recipe = changed(
+        asked.recipe(contender),
+        optim={"lr": lr},
+        duration=f"{steps} steps",
+        eval_every=f"{steps} steps",
+        seed=asked.base.seed,  # whatever the seeds, the rate is the same
+    )
+    folder = RunFolder(work.out / "sweep" / contender.name.replace("/", "-").replace(":", "-") / f"lr={lr:g}")
+    work.console.say(f"compare, {contender.name}: learning rate {lr:g}, {steps} steps")
+    options: dict[str, Any] = {"runtime": work.runtime, "console": work.console, "command": work.command}
+    try:
+        with remembering_failure(folder.path, recipe):
+            result = train(recipe, folder.path, is_trial=True, opened=work.data_of(recipe), **options)
+    except (Diverged, MemoryError, RuntimeError) as error:
+        return Trial({LR: lr}, None, getattr(error, "seconds", 0.0), why_failed(error))
+    folder.model.unlink(missing_ok=True)  # only the score counts
+    return Trial({LR: lr}, result["val_top1"], result["seconds"])
 
 
 def _final_rows(

@@ -1,5 +1,6 @@
 """What rows of a comparison say: tables, Pareto fronts, and a recommendation with its uncertainty."""
 
+import math
 import re
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ MIXER = re.compile(r"(timm:)?mixer[-_]")
 TARGET = "target_seconds"  # metric: of each training at equal seconds
 OFF = 0.1  # share by which the seconds of a training may be others before that is said
 EDGE = "at the edge of what was tried"  # in the note of a learning rate
+NORMAL = 1.96  # standard deviations to either side that hold 95 %
 MUCH = 1.5  # times as fast or as small, from which a saving is worth a sentence
 
 
@@ -26,6 +28,7 @@ class Entry:
 
     Args:
       top1: test accuracy by seed.
+      test_images: that it is of; 0 where rows do not say.
       seconds: of one training, mean over seeds.
       target_seconds: that it was planned for at equal seconds; 0 elsewhere.
       sweep_seconds: of all trials of the learning rate.
@@ -37,6 +40,7 @@ class Entry:
 
     model: str
     top1: Values
+    test_images: float
     seconds: float
     target_seconds: float
     sweep_seconds: float
@@ -70,7 +74,7 @@ def found_of(rows: Sequence[Row]) -> Found:
             if not found:
                 continue
             if setting == SECONDS:
-                texts = [*recommendation(found), *off_target(found), *standing_of_mixers(found)]
+                texts = [*recommendation(found), *standing_of_mixers(found), *sampling(found), *off_target(found)]
                 texts += at_the_edge(rows, source, found)
                 recommended[source] = best(found).model
             else:
@@ -107,6 +111,7 @@ def entries(rows: Sequence[Row], source: str, setting: str) -> list[Entry]:
             Entry(
                 model,
                 top1,
+                one("test_images", place),
                 one("seconds", place),
                 one(TARGET, place),
                 one("sweep_seconds", source),
@@ -134,10 +139,30 @@ def best(found: Sequence[Entry]) -> Entry:
     return found[0]
 
 
+def test_margin(first: Entry, second: Entry) -> float:
+    """By how much other test images might move the difference of two accuracies, 95 %; 0 where rows do not count them.
+
+    The normal interval of two paired shares, as if the models erred independently of one another. Models err alike on
+    hard images, so this is rather too wide.
+    """
+    number = min(first.test_images, second.test_images)
+    if not number:
+        return 0.0
+    a, b = first.top1.mean, second.top1.mean
+    return NORMAL * math.sqrt(max(a * (1 - b) + b * (1 - a) - (a - b) ** 2, 0.0) / number)
+
+
+def is_behind(entry: Entry, other: Entry) -> bool:
+    """Clearly: by seeds, as the 95 % interval of the paired difference is below 0, and by the number of test images."""
+    difference = paired(other.top1, entry.top1)
+    interval = difference.interval()
+    return interval is not None and interval[1] < 0 and -difference.mean > test_margin(entry, other)
+
+
 def level_with(winner: Entry, found: Sequence[Entry]) -> list[Entry]:
-    """The others that are not clearly worse: the 95 % interval of the paired difference reaches 0 or above."""
-    intervals = {entry.model: _less(winner, entry).interval() for entry in found if entry is not winner}
-    return [e for e in found if (interval := intervals.get(e.model)) is not None and interval[1] >= 0]
+    """The others that share seeds with it and are not clearly worse."""
+    others = [entry for entry in found if entry is not winner and _less(winner, entry).n > 1]
+    return [entry for entry in others if not is_behind(entry, winner)]
 
 
 def front(found: Sequence[Entry], cost: Callable[[Entry], float]) -> list[Entry]:
@@ -164,7 +189,7 @@ def recommendation(found: Sequence[Entry]) -> Iterator[str]:
         ("answers", lambda entry: 1 / max(entry.predicts_per_s, 1e-9), "as fast"),
         ("needs", lambda entry: entry.params, "as many parameters"),
     ):
-        cheaper = [entry for entry in front(found, cost) if cost(winner) >= MUCH * cost(entry)]
+        cheaper = [entry for entry in front(_complete(found), cost) if cost(winner) >= MUCH * cost(entry)]
         if cheaper:
             other = cheaper[-1]
             ratio = cost(winner) / max(cost(other), 1e-12)
@@ -185,10 +210,12 @@ def sureness(found: Sequence[Entry]) -> Iterator[str]:
         return
     level = level_with(winner, found)
     compared = [entry for entry in others if _less(winner, entry).n > 1]
-    if level:
-        words = ", ".join(f"{entry.model} ({_how_much(winner, entry)})" for entry in level)
-        yield f"Not clearly worse, since the 95 % interval of the difference includes 0: {words}."
-    elif compared:
+    above = [entry for entry in level if is_behind(winner, entry)]
+    open_ones = [entry for entry in level if entry not in above]
+    for said, which in (("Better with the seeds that both were trained with", above), ("Not clearly worse", open_ones)):
+        if which:
+            yield f"{said}: {', '.join(f'{entry.model} ({_how_much(winner, entry)})' for entry in which)}."
+    if compared and not level:
         which = "All others" if len(compared) == len(others) else f"{_count(len(compared), 'other')} of {len(others)}"
         yield (
             f"{which} {'is' if len(compared) == 1 < len(others) else 'are'} clearly worse: the next is "
@@ -202,8 +229,24 @@ def sureness(found: Sequence[Entry]) -> Iterator[str]:
         yield f"Not trained to the end with every seed, and so placed behind any that was: {words}."
 
 
+def _complete(found: Sequence[Entry]) -> list[Entry]:
+    """Those that were trained to the end with every seed; all, if there is none."""
+    return [entry for entry in found if is_complete(entry, found)] or [*found]
+
+
+def sampling(found: Sequence[Entry]) -> Iterator[str]:
+    """What the number of test images leaves open."""
+    if len(found) > 1 and (margin := max(test_margin(found[0], entry) for entry in found[1:])):
+        number = min(entry.test_images for entry in found)
+        yield (
+            f"Intervals are over seeds, pair by pair, on the same {number:,.0f} test images; as many others would move "
+            f"a difference by up to {100 * margin:.1f} points, so less is never called clear."
+        )
+
+
 def off_target(found: Sequence[Entry]) -> Iterator[str]:
-    """The models whose trainings took another time than was planned for all."""
+    """The models whose trainings took another time than was planned for all, or than the others."""
+    planned = [e for e in found if e.target_seconds]
     off = [e for e in found if e.target_seconds and abs(e.seconds / e.target_seconds - 1) > OFF]
     if off:
         words = ", ".join(
@@ -213,6 +256,13 @@ def off_target(found: Sequence[Entry]) -> Iterator[str]:
             f"The seconds are not equal: {off[0].target_seconds:,.1f} s were planned for each training, from speeds "
             f"that were measured before, and it took {words}."
         )
+    elif planned:
+        shortest, longest = (pick(planned, key=lambda e: e.seconds) for pick in (min, max))
+        if longest.seconds > (1 + OFF) * shortest.seconds:
+            yield (
+                f"The seconds are not quite equal: {planned[0].target_seconds:,.1f} s were planned, and it took "
+                f"{shortest.model} {shortest.seconds:,.1f} s and {longest.model} {longest.seconds:,.1f} s."
+            )
 
 
 def standing_of_mixers(found: Sequence[Entry]) -> Iterator[str]:
@@ -224,7 +274,7 @@ def standing_of_mixers(found: Sequence[Entry]) -> Iterator[str]:
         for other in found:
             if other is not entry:
                 difference = paired(other.top1, entry.top1)
-                by_standing.setdefault(_standing(difference), []).append(f"{other.model} ({points(difference)})")
+                by_standing.setdefault(_standing(entry, other), []).append(f"{other.model} ({points(difference)})")
         said = "; ".join(f"{standing} {', '.join(names)}" for standing, names in sorted(by_standing.items()))
         yield f"{entry.model} is {_ordinal(1 + found.index(entry))} of {len(found)}, in points: {said}."
 
@@ -235,11 +285,13 @@ def _ordinal(place: int) -> str:
     return f"{place}{last}"
 
 
-def _standing(difference: Difference) -> str:
-    interval = difference.interval()
-    if interval is None:
+def _standing(entry: Entry, other: Entry) -> str:
+    difference = paired(other.top1, entry.top1)
+    if difference.interval() is None:
         return "of one seed, against" if difference.n else "with no seed in common with"
-    return "ahead of" if interval[0] > 0 else "behind" if interval[1] < 0 else "not clearly ahead of or behind"
+    if is_behind(other, entry):
+        return "ahead of"
+    return "behind" if is_behind(entry, other) else "not clearly ahead of or behind"
 
 
 def at_the_edge(rows: Sequence[Row], source: str, found: Sequence[Entry]) -> Iterator[str]:
@@ -302,7 +354,7 @@ def _scores(found: Sequence[Entry], source: str, setting: str) -> Table:
     note = (
         f"At {setting}. Seconds and {hours} are of one training without its evaluation; FLOPs are three times those of "
         "the forward pass. The learning rate was chosen on validation images, by trainings of a quarter of the longer "
-        "of the two lengths."
+        "of the two lengths. Intervals are over seeds, each for itself: of many models some differ clearly by chance."
     )
     return Table(f"{source}: {setting}", head, lines, 1, note)
 
@@ -330,7 +382,7 @@ def _figures(found: Sequence[Entry], source: str, setting: str) -> Iterator[Figu
         x_of, x_label, sign = (lambda entry: entry.predicts_per_s), "prediction, images/s", -1.0
     else:
         x_of, x_label, sign = (lambda entry: entry.seconds), "training, s", 1.0
-    on_front = front(found, lambda entry: sign * x_of(entry))
+    on_front = front(_complete(found), lambda entry: sign * x_of(entry))
     lines = [
         Line(entry.model, ((x_of(entry), entry.top1.mean, entry.top1.std),), place, is_joined=False)
         for place, entry in enumerate(sorted(found, key=lambda entry: entry.model))

@@ -7,10 +7,8 @@ Source: MLP-Mixer paper, sections 3.2 and 3.3, figure 2.
 
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
-import torch
 
 from mixonomy import data
 from mixonomy.evals import Classification, score
@@ -22,8 +20,8 @@ from mixonomy.report.study_page import Figure, Found, Table
 from mixonomy.rows import Row
 from mixonomy.studies.paired import Difference, less, paired, points
 from mixonomy.studies.sources import read_by_source
-from mixonomy.studies.study import Finished, Number, Planned, Study, Values, failures, percent, values_of
-from mixonomy.studies.trace import trace
+from mixonomy.studies.study import Finished, Number, Planned, Study, Values, data_named, failures, percent, values_of
+from mixonomy.studies.trace import macs_of
 
 NAME = "scale"
 FRACTIONS = (3, 10, 30, 100)  # % of the images; Source: MLP-Mixer paper, section 3.3
@@ -81,15 +79,13 @@ def scale(
     base: Recipe,
     sizes: dict[str, Model],
     num_images: int,
-    out: Path,
     seeds: Sequence[int],
     fractions: Sequence[int] = FRACTIONS,
 ) -> Study:
     """The study.
 
     Args:
-      num_images: of train and val together, what 100 % are.
-      out: the study's folder, where fine-tuning finds the weights that it starts from.
+      num_images: of train and val together, what 100 % are; a tenth of every share is held out, not val as such.
       fractions: in %.
     Raises:
       ValueError: for a fraction outside (0, 100].
@@ -101,18 +97,19 @@ def scale(
     for seed in seeds:
         for name, model in sizes.items():
             for fraction in fractions:
-                count = None if fraction == 100 else max(round(num_images * fraction / 100), 1)
+                count = max(round(num_images * fraction / 100), 1)
                 recipe = changed(base, seed=seed, model=model, data={"train_images": count})
-                where = f"{base.data.source}, {fraction} %"
+                where = f"{data_named(base)}, {fraction} %"
                 planned.append(Planned(f"Mixer {name}", where, recipe, measure=measured))
         if RESOLUTION in sizes and 100 in fractions:
-            planned += _tuned(changed(base, seed=seed, model=sizes[RESOLUTION]), out)
+            whole = changed(base, seed=seed, model=sizes[RESOLUTION], data={"train_images": num_images})
+            planned += _tuned(whole, f"{data_named(base)}, 100 %")
     return Study(NAME, tuple(planned), read)
 
 
-def _tuned(recipe: Recipe, out: Path) -> Iterator[Planned]:
+def _tuned(recipe: Recipe, where: str) -> Iterator[Planned]:
     """A training at half the side, and its weights fine-tuned at that side and at the whole."""
-    where, name = f"{recipe.data.source}, 100 %", f"Mixer {RESOLUTION}"
+    name = f"Mixer {RESOLUTION}"
     side, steps = recipe.height_width[0], int(recipe.duration.split()[0])
     half = side // 2
     small = changed(recipe, image_size=half)
@@ -122,12 +119,11 @@ def _tuned(recipe: Recipe, out: Path) -> Iterator[Planned]:
     for size in (half, side):
         tuned = changed(
             small,
-            init=str(out / start.folder),
             image_size=size,
             optim={"lr": recipe.optim.lr * TUNING_LR},
             duration=f"{max(round(steps * TUNING_STEPS), 1)} steps",
         )
-        yield Planned(f"{name}, fine-tuned at {size}{TUNED}", where, tuned, measure=measured)
+        yield Planned(f"{name}, fine-tuned at {size}{TUNED}", where, tuned, measure=measured, start=start)
 
 
 def measured(run: Finished) -> Iterator[Number]:
@@ -141,18 +137,14 @@ def measured(run: Finished) -> Iterator[Number]:
     yield Number("train_top1", scores["top1"], "share", n=len(train))
     yield Number("train_images", len(plan.train), "images")
     height, width = predictor.preprocessing.image_size
-    yield Number("macs", _macs(model.cpu(), run.opened.source.channels, (height, width)), "MACs/image")
+    yield Number("macs", macs_of(model, run.opened.source.channels, (height, width)), "MACs/image")
     recipe = run.planned.recipe
     if run.planned.data.endswith(", 100 %") and not run.planned.model.endswith(TUNED):
         for factor in TOKENS:
             size = (height * factor, width * factor)
             fresh = create_from(recipe.model, num_classes=10, image_size=size, in_channels=3)
             tokens = size[0] * size[1] // recipe.model.patch_size**2 if recipe.model.patch_size else 0
-            yield Number("macs by tokens", _macs(fresh, 3, size), "MACs/image", at=tokens)
-
-
-def _macs(model: torch.nn.Module, channels: int, size: tuple[int, int]) -> int:
-    return sum(each.macs for each in trace(model, torch.zeros(1, channels, *size)).values())
+            yield Number("macs by tokens", macs_of(fresh, 3, size), "MACs/image", at=tokens)
 
 
 def power_law(images: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:

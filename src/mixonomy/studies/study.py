@@ -8,7 +8,7 @@ import json
 import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from mixonomy.report.study_page import Found, Table, write_study_page
 from mixonomy.rows import Row, make_row, origin_of, to_text
 from mixonomy.runs import RunFolder, environment, read_metrics, write_json
 from mixonomy.stopping import Interrupted
-from mixonomy.sweeping import Grid, remembering_failure, sweep
+from mixonomy.sweeping import remembering_failure
 from mixonomy.training import Diverged, train
 
 Build = Callable[[int, int], nn.Module]
@@ -82,16 +82,16 @@ class Planned:
       recipe: of the training.
       build: makes a module of the study's own in place of the recipe's model, after torch's generator has the recipe's
         seed; the recipe's model if None.
-      grid: values to choose from on held-out images first, see `sweep`; nothing is chosen if empty.
       measure: what else to measure once it is trained; done once and kept.
+      start: another training of the study, whose weights this one starts from.
     """
 
     model: str
     data: str
     recipe: Recipe
     build: Build | None = None
-    grid: Grid = field(default_factory=dict)
     measure: Measure | None = None
+    start: "Planned | None" = None
 
     @property
     def folder(self) -> str:
@@ -125,8 +125,8 @@ def run(
 ) -> list[Row]:
     """Trains what is not trained yet, and writes OUT/rows.jsonl and the page OUT/NAME.html.
 
-    A training that diverges has a row without a value; the others go on. Rows and page of a study that is interrupted
-    are of what was finished.
+    A training that diverges, or that memory does not hold, has a row without a value; the others go on. Rows and page
+    of a study that is interrupted are of what was finished.
 
     Returns:
       The rows, in the order of the planned runs.
@@ -149,6 +149,13 @@ def run(
             raise
     write_results(study, work.out, rows)
     return rows
+
+
+def data_named(base: Recipe) -> str:
+    """What rows call the data: the source, how many of its images are taken if not all, and how long is trained."""
+    count = base.data.train_images
+    images = "" if count is None else f", {count:,} images"
+    return f"{base.data.source}{images}, {base.duration}"
 
 
 def resolved(runtime: Runtime | None) -> Runtime:
@@ -201,14 +208,16 @@ def rows_of(study: str, planned: Planned, work: Work) -> list[Row]:
     about: dict[str, Any] = {"study": study, "model": planned.model, "data": planned.data}
     about["seed"] = planned.recipe.seed
     try:
-        with remembering_failure(folder.path, planned.recipe, planned.grid):
-            result = _trained(planned, folder, work)
-    except Diverged as error:
-        work.console.say(f"{planned.model} has failed: {error.what}")
-        numbers = [Number("top1", None, "share", n=0, note=error.what)]
+        recipe = _recipe_of(planned, folder, work)
+        with remembering_failure(folder.path, recipe):
+            result = _trained(planned, recipe, folder, work)
+    except (Diverged, MemoryError, RuntimeError) as error:
+        why = why_failed(error)
+        work.console.say(f"{planned.model} has failed: {why}")
+        numbers = [Number("top1", None, "share", n=0, note=why)]
     else:
         numbers = [*_scores(result), *_measured(planned, folder, result, work)]
-    # Of a sweep in which every value diverged there is no run, only the trials.
+    # Where the weights to start from are missing there is no run.
     info = (
         folder.info() if folder.exists() else {**environment(), "device": work.runtime.device, "command": work.command}
     )
@@ -216,17 +225,39 @@ def rows_of(study: str, planned: Planned, work: Work) -> list[Row]:
     return [make_row(where, **about, **asdict(number)) for number in numbers]
 
 
-def _trained(planned: Planned, folder: RunFolder, work: Work) -> dict[str, Any]:
+def why_failed(error: Exception) -> str:
+    """In words, for a row; any error but of a training that diverged or of a full memory is raised again."""
+    if isinstance(error, Diverged):
+        return error.what
+    if not devices.is_memory_full(error):
+        raise error
+    return "the memory is full"
+
+
+def _recipe_of(planned: Planned, folder: RunFolder, work: Work) -> Recipe:
+    """The recipe with the weights that it starts from, as the run has them where it is finished: OUT may have moved.
+
+    Raises:
+      Diverged: if the training that makes those weights did.
+    """
+    if planned.start is None:
+        return planned.recipe
+    if folder.exists() and folder.result() is not None:
+        return changed(planned.recipe, init=folder.recipe().init)
+    start = RunFolder(work.out / planned.start.folder)
+    if not start.exists() or start.result() is None:
+        raise Diverged(f"it starts from {planned.start.model}, which was not trained to its end")
+    return changed(planned.recipe, init=str(start.path))
+
+
+def _trained(planned: Planned, recipe: Recipe, folder: RunFolder, work: Work) -> dict[str, Any]:
     """The result of the run, without opening its data or building its model where it is finished."""
-    if folder.exists() and (result := folder.result()) is not None and not planned.grid:
-        folder.check_recipe(planned.recipe)
+    if folder.exists() and (result := folder.result()) is not None:
+        folder.check_recipe(recipe)
         return result
-    opened = work.data_of(planned.recipe)
+    opened = work.data_of(recipe)
     options: dict[str, Any] = {"runtime": work.runtime, "console": work.console, "command": work.command}
-    options["model"] = _built(planned, opened)
-    if planned.grid:
-        return sweep(planned.recipe, planned.grid, folder.path, **options)
-    return train(planned.recipe, folder.path, opened=opened, **options)
+    return train(recipe, folder.path, opened=opened, model=_built(planned, opened), **options)
 
 
 def _built(planned: Planned, opened: Opened) -> nn.Module | None:
@@ -237,18 +268,14 @@ def _built(planned: Planned, opened: Opened) -> nn.Module | None:
 
 
 def _scores(result: dict[str, Any]) -> Iterator[Number]:
-    """What every run has: accuracy, size and cost; of a sweep the seconds of all trials too."""
+    """What every run has: accuracy, size and cost."""
     yield Number("top1", result["top1"], "share")
+    yield Number("test_images", result["n"], "images")
     if result.get("val_top1") is not None:
         yield Number("val_top1", result["val_top1"], "share")
     yield Number("params", result["params"], "parameters")
     yield Number("seconds", result["seconds"], "s")
     yield Number("images_per_s", result["images_per_s"], "images/s")
-    if "sweep" in result:
-        yield Number("sweep_seconds", result["sweep"]["seconds"], "s")
-        for name, value in result["sweep"]["chosen"].items():
-            if isinstance(value, int | float):
-                yield Number(f"chosen {name}", value, "")
 
 
 def _measured(planned: Planned, folder: RunFolder, result: dict[str, Any], work: Work) -> list[Number]:
@@ -336,9 +363,3 @@ def percent(values: Values) -> str:
         return "–"
     spread = "" if values.std is None else f" ± {100 * values.std:.2f}"
     return f"{100 * values.mean:.2f}{spread}"
-
-
-def with_seeds(planned: Iterable[Planned], seeds: Sequence[int]) -> tuple[Planned, ...]:
-    """All of these with each seed, the first seed of all first."""
-    planned = list(planned)
-    return tuple(replace(one, recipe=changed(one.recipe, seed=seed)) for seed in seeds for one in planned)

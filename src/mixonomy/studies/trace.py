@@ -145,3 +145,8 @@ def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_: 
     """
     batch, heads, num_queries, dim = query
     return 2 * batch * heads * num_queries * key[2] * (dim + value[3])
+
+
+def macs_of(model: nn.Module, channels: int, size: tuple[int, int]) -> int:
+    """Multiplications with addition for one image of so many channels and (height, width), see `trace`."""
+    return sum(each.macs for each in trace(model.cpu(), torch.zeros(1, channels, *size)).values())
