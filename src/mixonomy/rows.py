@@ -88,6 +88,8 @@ def check(row: Row) -> None:
     Raises:
       ValueError: naming the keys or the value that are wrong.
     """
+    if not isinstance(row, dict):
+        raise ValueError(f"a row is {str(row)[:40]!r}; it must be an object with {', '.join(KEYS)}.")
     missing, unknown = set(KEYS) - set(row), set(row) - {*KEYS, *OPTIONAL}
     if missing or unknown:
         words = [f"{what} {', '.join(sorted(keys))}" for what, keys in (("lacks", missing), ("has", unknown)) if keys]
@@ -105,6 +107,8 @@ def check(row: Row) -> None:
             raise ValueError(f"{key} of a row is {number}; give None and a note that says what happened.")
     if row["value"] is None and not row.get("note"):
         raise ValueError(f"the {row['metric']} of {row['model']} has no value and no note; say in a note why.")
+    if row["seed"] is not None and (isinstance(row["seed"], bool) or not isinstance(row["seed"], int)):
+        raise ValueError(f"seed of a row is {row['seed']!r}; give a whole number, or None.")
     if row["n"] is not None and (not isinstance(row["n"], int) or row["n"] < 0):
         raise ValueError(f"n of a row is {row['n']!r}; give the number of repetitions, or None where it is unknown.")
 
@@ -134,10 +138,13 @@ def read(path: str | Path) -> list[Row]:
     """The rows of a .jsonl file, in order; none if there is no such file.
 
     Raises:
-      ValueError: naming the line that is wrong.
+      ValueError: naming the line that is wrong, or for a file that is no text.
     """
     path, rows = Path(path), []
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else ()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else ()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is no text; give a .jsonl file, one row a line.") from None
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))

@@ -73,6 +73,22 @@ def stop_on_signals() -> Iterator[Stop]:
 
 
 @contextmanager
+def interrupted_at_once() -> Iterator[None]:
+    """Between trainings, where there is nothing of theirs to save, Ctrl-C and the signals of OUTSIDE raise Interrupted.
+
+    A training inside handles them in its own way until it ends, see `stop_on_signals`.
+    """
+
+    def handle(number: int, _: object) -> None:
+        raise Interrupted(
+            "stopped between two trainings; the same command goes on from there", is_preempted=number != signal.SIGINT
+        )
+
+    with _handled(("SIGINT", *OUTSIDE), handle):
+        yield
+
+
+@contextmanager
 def leaving_when_preempted() -> Iterator[None]:
     """Before and after the steps, where there is nothing to save, the signals of OUTSIDE end the process at once."""
     with _handled(OUTSIDE, lambda *_: sys.exit(PREEMPTED)):

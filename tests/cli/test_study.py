@@ -78,6 +78,10 @@ def test_a_study_trains_then_makes_the_same_page_from_its_rows(tmp_path, capsys)
         (["scale", "--rows", "nofile"], "there is no file nofile"),
         (["weights", "--rows", "nofile"], "there is no file nofile"),
         (["compare", "--quick", "--seeds", "1", "1"], "the seed 1 is given twice"),
+        (["scale", "--quick", "--fractions", "50", "50"], "the fraction 50 % is given twice"),
+        (["permutation", "--quick", "--probe", "nosuch"], "nosuch"),
+        (["weights", "x", "--image", "nosuch.png"], "cannot read nosuch.png"),
+        (["weights", "x", "--image", __file__], "test_study.py: not a readable image"),
     ],
 )
 def test_wrong_options_of_a_study_are_one_sentence(arguments, complaint, tmp_path, capsys):
@@ -113,6 +117,18 @@ def test_a_share_of_the_images_is_of_those_that_train_once_test_images_are_held_
 
 
 QUICK_S = 240  # "about two minutes on two cores", and as much again for a slower or busy machine
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [(b"[1, 2]\n", "line 1: a row is '[1, 2]'"), (b"\x9d\x9e", "is no text; give a .jsonl file")],
+)
+def test_files_that_hold_no_rows_are_refused_by_name(content, complaint, tmp_path, capsys):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(content)
+    assert main(["study", "ablate", "--rows", str(path), "--out", str(tmp_path / "out")]) == 1
+    err = capsys.readouterr().err.strip()
+    assert f"{path}" in err and complaint in err and "\n" not in err
 
 
 @pytest.mark.very_slow

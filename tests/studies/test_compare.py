@@ -313,6 +313,35 @@ def test_seconds_of_a_learning_rate_that_diverges_are_counted_and_it_is_named(as
         assert chosen.note == "validation top-1 after 10 steps: 0.001: 50.10 %, 0.003: 50.30 %, 0.01: diverged"
 
 
+def test_costs_are_kept_as_they_are_measured_but_not_why_a_model_did_not_run(asked, tmp_path, monkeypatch):
+    measured = []
+
+    def cost(case, device):
+        measured.append(case.model["name"])
+        if case.model["name"] == "vit" and len(measured) < 5:
+            raise ValueError("no network")
+        if case.model["name"] == "convmixer" and len(measured) < 5:
+            raise KeyboardInterrupt
+        return fixed_cost(case, device)
+
+    monkeypatch.setattr(comparing, "in_a_process", cost)
+    monkeypatch.setattr(comparing, "step_seconds", lambda *others, **options: 0.1)
+    three = replace(asked, contenders=tuple(contender(f"{name}-small", 8) for name in ("mixer", "vit", "convmixer")))
+    work = Work(tmp_path, Runtime(device="cpu"), Console(quiet=True), "")
+    with pytest.raises(KeyboardInterrupt):
+        comparing._plan(three, work)
+    assert measured == ["mixer", "mixer", "vit", "convmixer"]
+    plan = comparing._plan(three, work)
+    assert measured[4:] == ["vit", "vit", "convmixer", "convmixer"] and set(plan["steps"]) == set(plan["costs"])
+
+
+@pytest.mark.parametrize(("options", "what"), [({"lrs": (0.0,)}, "lr"), ({"seeds": (-1,)}, "seed")])
+def test_a_wrong_rate_or_seed_is_said_before_anything_is_measured(asked, tmp_path, monkeypatch, options, what):
+    monkeypatch.setattr(comparing, "_plan", lambda *others: pytest.fail("it is measured"))
+    with pytest.raises(ValueError, match=what):
+        comparing.compare(replace(asked, **options), tmp_path)
+
+
 def test_rows_name_the_device_that_auto_stands_for(asked, tmp_path, monkeypatch):
     here = environment()
     here["machine"]["gpu"] = "a large GPU"

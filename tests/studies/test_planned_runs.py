@@ -1,6 +1,7 @@
 """Studies that train: what runs, what is kept, and that rows alone give the pages."""
 
 import json
+import signal
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -207,6 +208,36 @@ def test_an_interrupted_study_leaves_rows_and_page_of_what_was_finished(tmp_path
     assert {row["seed"] for row in read(tmp_path / "rows.jsonl")} == {0} and (tmp_path / "try.html").is_file()
     monkeypatch.setattr(running, "train", original)
     assert {row["seed"] for row in run(Study("try", both, found), tmp_path)} == {0, 1}
+
+
+@pytest.mark.parametrize(("number", "is_preempted"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
+def test_a_signal_between_two_trainings_leaves_what_was_finished(tmp_path, monkeypatch, number, is_preempted):
+    original, both = running._built, with_seeds(Planned("mixer", "digits", tiny()), (0, 1))
+
+    def signalled(planned, opened):
+        if planned.recipe.seed == 1:
+            signal.raise_signal(number)
+        return original(planned, opened)
+
+    monkeypatch.setattr(running, "_built", signalled)
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="the same command goes on") as stop:
+        run(Study("try", both, found), tmp_path)
+    assert stop.value.is_preempted == is_preempted and signal.getsignal(number) == before
+    assert {row["seed"] for row in read(tmp_path / "rows.jsonl")} == {0} and (tmp_path / "try.html").is_file()
+    with pytest.raises(Interrupted):  # nothing is finished: what is there stays
+        run(Study("try", both[1:], found), tmp_path)
+    assert {row["seed"] for row in read(tmp_path / "rows.jsonl")} == {0}
+
+
+def test_rows_of_another_study_are_not_replaced(tmp_path):
+    run(study(), tmp_path)
+    kept = (tmp_path / "rows.jsonl").read_bytes()
+    other = Study("another", (), found)
+    for attempt in (lambda: run(other, tmp_path), lambda: write_results(other, tmp_path, [])):
+        with pytest.raises(ValueError, match="holds the rows of the study try; give another --out"):
+            attempt()
+    assert (tmp_path / "rows.jsonl").read_bytes() == kept and not (tmp_path / "another.html").exists()
 
 
 def test_another_recipe_under_the_same_name_is_refused(tmp_path):

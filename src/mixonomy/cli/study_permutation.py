@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
     """Runs the command."""
     options = parse(StudyPermutation, argv, name="study permutation")
 
+    from mixonomy.data import open_source
     from mixonomy.studies.permutation import NAME, permutation, read, size_of
     from mixonomy.studies.study import Study
 
@@ -36,6 +37,9 @@ def main(argv: list[str]) -> int:
         source = options.data or ("digits" if options.quick else "cifar10")
         images = few_images(source, options)
         size = size_of(source, options.probe, is_quick=options.quick, epochs=options.epochs, train_images=images)
-        return permutation(size, options.chosen_seeds, options.models)
+        planned = permutation(size, options.chosen_seeds, options.models)
+        if size.base.probe.source is not None:
+            open_source(size.base.probe.source, options.data_root)  # a wrong one is said before anything is trained
+        return planned
 
     return show(NAME, options, argv, trained(study), read)

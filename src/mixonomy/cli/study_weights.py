@@ -70,9 +70,11 @@ def main(argv: list[str]) -> int:
     from mixonomy.report.weights_page import stems_section, units_section
     from mixonomy.rows import to_text
     from mixonomy.studies import weights
+    from mixonomy.studies.study import check_results
 
     out = options.out or Path("runs/study-weights")
-    sections = []
+    check_results(weights.STUDY, out)
+    sections, encoded = [], None if options.image is None else _encoded(options.image)
     if options.rows is not None:
         rows = rows_in(options.rows, weights.STUDY)
     else:
@@ -99,10 +101,10 @@ def main(argv: list[str]) -> int:
             sections.append(units_section(blocks))
         if stems := [found for name, model in models.items() for found in weights.stem_maps(name, model)]:
             sections.append(stems_section(stems))
-        if options.image is not None:
+        if encoded is not None:
             from mixonomy.report.weights_page import looked_section
 
-            sections.append(looked_section([_looked(name, model, options.image) for name, model in models.items()]))
+            sections.append(looked_section([_looked(name, model, encoded) for name, model in models.items()]))
     found = weights.read(rows)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "rows.jsonl", to_text(rows).encode())
@@ -129,12 +131,26 @@ def _trained_quickly(out: Path) -> list[str]:
     return places
 
 
-def _looked(name: str, model: "nn.Module", path: Path) -> "Looked":
-    """Where the model looks in an image file.
+def _encoded(path: Path) -> bytes:
+    """The bytes of an image file that can be decoded.
 
     Raises:
-      ValueError: if there is no image that can be read.
+      ValueError: naming the file, if there is none or it is no image.
     """
+    from mixonomy.data.decode import decode
+
+    try:
+        encoded = path.read_bytes()
+        decode(encoded, 3)
+    except OSError as error:
+        raise ValueError(f"cannot read {path} ({error.strerror}); give an image file.") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return encoded
+
+
+def _looked(name: str, model: "nn.Module", encoded: bytes) -> "Looked":
+    """Where the model looks in an image."""
     from mixonomy.data.decode import decode
     from mixonomy.data.transforms import evaluation_crop
     from mixonomy.evals import normalise
@@ -144,10 +160,6 @@ def _looked(name: str, model: "nn.Module", path: Path) -> "Looked":
     from mixonomy.studies.maps import token_maps
     from mixonomy.studies.weights import occlusion_window, token_grid
 
-    try:
-        encoded = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"cannot read {path} ({error.strerror}); give an image file.") from None
     info = info_of(model)
     pixels = evaluation_crop(decode(encoded, info.preprocessing.channels), info.preprocessing)
     image = normalise(pixels[None], info.preprocessing)

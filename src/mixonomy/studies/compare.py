@@ -7,6 +7,7 @@ schedule belongs to a length, so these are different trainings, but where a mode
 Source: MLP-Mixer paper, figure 3 and tables 2 and 3 (accuracy, cost and throughput beside one another).
 """
 
+import itertools
 import json
 import math
 import statistics
@@ -26,11 +27,10 @@ from mixonomy.recipe import Optim, Recipe, changed
 from mixonomy.recipes import choose_recipe
 from mixonomy.rows import Origin, Row, machine, make_row, origin_of
 from mixonomy.runs import RunFolder, environment, write_json
-from mixonomy.stopping import Interrupted
 from mixonomy.studies.compared import EDGE, EPOCHS, SECONDS, SETTINGS, TARGET, found_of
 from mixonomy.studies.contenders import Contender
 from mixonomy.studies.pace import step_seconds
-from mixonomy.studies.study import Planned, Study, Work, resolved, rows_of, why_failed, write_results
+from mixonomy.studies.study import Planned, Study, Work, check_results, collected, resolved, rows_of, why_failed
 from mixonomy.sweeping import Trial, best_of, edges, remembering_failure
 from mixonomy.training import Diverged, train
 
@@ -176,16 +176,17 @@ def compare(
       Interrupted: after Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, once everything is saved.
     """
     work = Work(out, resolved(runtime), console or Console(quiet=True), command)
-    plan = _plan(asked, work)
-    rows: list[Row] = []
-    try:
+    check_results(NAME, out)
+    for contender in asked.contenders:
+        for lr, seed in itertools.product(asked.rates(contender), asked.seeds):
+            changed(asked.recipe(contender), optim={"lr": lr}, seed=seed)  # a wrong one is said before it is measured
+
+    def all_rows() -> Iterator[list[Row]]:
+        plan = _plan(asked, work)
         for contender in asked.contenders:
-            rows += _contender_rows(asked, contender, plan, work)
-    except Interrupted:
-        write_results(STUDY, out, rows)
-        raise
-    write_results(STUDY, out, rows)
-    return rows
+            yield _contender_rows(asked, contender, plan, work)
+
+    return collected(STUDY, out, all_rows())
 
 
 def _contender_rows(asked: Comparison, contender: Contender, plan: dict[str, Any], work: Work) -> list[Row]:
@@ -214,6 +215,7 @@ def _plan(asked: Comparison, work: Work) -> dict[str, Any]:
     """Costs of all contenders and the steps of their trainings, measured once."""
     out, runtime, console = work.out, work.runtime, work.console
     path, here = out / "plan.json", environment()
+    costs, seconds = dict[str, dict[str, Any]](), dict[str, float]()
     measured_for = json.loads(json.dumps({**asked.lengths_follow, "machine": machine(here, runtime.device)}))
     if path.is_file():
         plan = json.loads(path.read_text())
@@ -222,11 +224,17 @@ def _plan(asked: Comparison, work: Work) -> dict[str, Any]:
                 f"{out} holds another comparison, or speeds of another machine; give another --out, or the same "
                 f"models, data, budget and device on {plan['asked'].get('machine', 'that machine')}."
             )
-        return plan
+        if "steps" in plan:
+            return plan
+        costs, seconds = plan["costs"], plan["step_seconds"]
+    out.mkdir(parents=True, exist_ok=True)
     opened = work.data_of(changed(asked.base, data={"train_on_val": True}))
     num_images, num_classes = len(opened.plan.train), len(opened.source.class_names)
-    costs, seconds = dict[str, dict[str, Any]](), dict[str, float]()
+    height, width = asked.base.height_width
+    console.say(f"compare: images of {height} x {width} pixels, {asked.base.batch_size} a step")
     for number, contender in enumerate(asked.contenders, start=1):
+        if contender.name in costs:
+            continue
         console.say(f"compare, cost of {contender.name}, {number} of {len(asked.contenders)}")
         try:
             case = _case(asked, contender, num_classes, opened.source.channels)
@@ -238,6 +246,8 @@ def _plan(asked: Comparison, work: Work) -> dict[str, Any]:
             why = str(error) if isinstance(error, ValueError) else why_failed(error)
             console.say(f"{contender.name} has failed: {why}")
             costs[contender.name] = {"error": why}
+        ran = {name: cost for name, cost in costs.items() if "error" not in cost}  # the others may run another time
+        write_json(path, {"asked": measured_for, "costs": ran, "step_seconds": seconds})
     if not seconds:
         raise ValueError(f"none of the models runs here; the first said: {next(iter(costs.values()))['error']}")
     steps_per_epoch = num_images / asked.base.batch_size
@@ -252,7 +262,6 @@ def _plan(asked: Comparison, work: Work) -> dict[str, Any]:
         "num_images": num_images,
         "environment": here,
     }
-    out.mkdir(parents=True, exist_ok=True)
     write_json(path, plan)
     whole = sum(
         seconds[name] * (sum(set(each.values())) * len(asked.seeds) + _trial_steps(each) * len(asked.lrs))

@@ -93,6 +93,8 @@ def scale(
     for fraction in fractions:
         if not 0 < fraction <= 100:
             raise ValueError(f"a fraction is {fraction} %; give more than 0 and at most 100.")
+        if fractions.count(fraction) > 1:
+            raise ValueError(f"the fraction {fraction} % is given twice; give each once.")
     planned = []
     for seed in seeds:
         for name, model in sizes.items():

@@ -24,8 +24,9 @@ from mixonomy.progress import Console
 from mixonomy.recipe import Data, Recipe, changed
 from mixonomy.report.study_page import Found, Table, write_study_page
 from mixonomy.rows import Row, make_row, origin_of, to_text
+from mixonomy.rows import read as read_rows
 from mixonomy.runs import RunFolder, environment, read_metrics, write_json
-from mixonomy.stopping import Interrupted
+from mixonomy.stopping import Interrupted, interrupted_at_once
 from mixonomy.sweeping import remembering_failure
 from mixonomy.training import Diverged, train
 
@@ -131,24 +132,54 @@ def run(
     Returns:
       The rows, in the order of the planned runs.
     Raises:
-      ValueError: if two planned runs have one name, a folder holds another run, or a recipe does not fit its data.
+      ValueError: if two planned runs have one name, a folder holds another run or OUT another study, or a recipe does
+        not fit its data.
       Interrupted: after Ctrl-C, SIGTERM, SIGUSR1 or SIGHUP, once everything is saved.
     """
     work = Work(Path(out), resolved(runtime), console or Console(quiet=True), command)
     folders = [planned.folder for planned in study.planned]
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
         raise ValueError(f"the study {study.name} plans {twice[0]} twice; give each model, data and seed once.")
+    check_results(study.name, work.out)
+
+    def all_rows() -> Iterator[list[Row]]:
+        for number, planned in enumerate(study.planned, start=1):
+            said = f"{planned.model}, {planned.data}, seed {planned.recipe.seed}"
+            work.console.say(f"study {study.name}, run {number} of {len(folders)}: {said}")
+            yield rows_of(study.name, planned, work)
+
+    return collected(study, work.out, all_rows())
+
+
+def collected(study: Study, out: Path, parts: Iterator[list[Row]]) -> list[Row]:
+    """All rows of the parts, written with their page; where it is interrupted, those of what was finished.
+
+    Raises:
+      Interrupted: see `run`.
+    """
     rows: list[Row] = []
-    for number, planned in enumerate(study.planned, start=1):
-        said = f"{planned.model}, {planned.data}, seed {planned.recipe.seed}"
-        work.console.say(f"study {study.name}, run {number} of {len(folders)}: {said}")
-        try:
-            rows += rows_of(study.name, planned, work)
-        except Interrupted:
-            write_results(study, work.out, rows)
-            raise
-    write_results(study, work.out, rows)
+    try:
+        with interrupted_at_once():
+            for part in parts:
+                rows += part
+    except Interrupted:
+        if rows:
+            write_results(study, out, rows)
+        raise
+    write_results(study, out, rows)
     return rows
+
+
+def check_results(study: str, out: Path) -> None:
+    """Refuses a folder with rows of another study, which would be replaced.
+
+    Raises:
+      ValueError: naming it.
+    """
+    path = out / "rows.jsonl"
+    there = {row["study"] for row in read_rows(path)} - {study} if path.is_file() else set()
+    if there:
+        raise ValueError(f"{out} holds the rows of the study {', '.join(sorted(there))}; give another --out.")
 
 
 def data_named(base: Recipe) -> str:
@@ -165,7 +196,8 @@ def resolved(runtime: Runtime | None) -> Runtime:
 
 
 def write_results(study: Study, out: Path, rows: Sequence[Row]) -> Found:
-    """Writes OUT/rows.jsonl and the page, from nothing but the rows."""
+    """Writes OUT/rows.jsonl and the page, from nothing but the rows; see `check_results` for its error."""
+    check_results(study.name, out)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "rows.jsonl", to_text(rows).encode())
     found = study.read(rows)
