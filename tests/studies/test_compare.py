@@ -130,6 +130,14 @@ def test_the_most_accurate_is_recommended_and_what_is_level_with_it_is_named():
     assert found[0].hours == pytest.approx(2 * 60 / 3600), "two cores for a minute"
 
 
+def test_rows_of_two_budgets_and_of_data_with_a_comma_are_kept_apart():
+    rows = []
+    for data, scores in (("a, b (2 s)", {"x": (0.5,), "y": (0.4,)}), ("a, b (3 s)", {"x": (0.5,), "y": (0.6,)})):
+        rows += [{**row, "data": row["data"].replace("toys", data)} for row in rows_of(scores)]
+    assert found_of(rows).facts["recommended"] == {"a, b (2 s)": "x", "a, b (3 s)": "y"}
+    assert str(comparing.Budget.of("10min")) == "600 s" and str(comparing.Budget.of("2.5")) == "2.5 epochs"
+
+
 def test_a_clear_winner_and_a_single_seed_are_called_what_they_are():
     clear = found_of(rows_of({"mixer": (0.80, 0.81, 0.82), "cnn": (0.60, 0.61, 0.62)})).summary
     assert "All others are clearly worse: the next is cnn, at -20.00" in clear[1]
@@ -383,8 +391,8 @@ def test_command_compares_goes_on_and_reads_its_rows_again(tmp_path, monkeypatch
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     top1 = [row for row in found["rows"] if row["metric"] == "top1"]
     assert [(row["model"], row["data"]) for row in top1] == [
-        ("mixer-small", f"digits, {SECONDS}"), ("mixer-small", f"digits, {EPOCHS}"),
-        ("vit-small", f"digits, {SECONDS}"), ("vit-small", f"digits, {EPOCHS}"),
+        ("mixer-small", f"digits (1 s), {SECONDS}"), ("mixer-small", f"digits (1 s), {EPOCHS}"),
+        ("vit-small", f"digits (1 s), {SECONDS}"), ("vit-small", f"digits (1 s), {EPOCHS}"),
     ]  # fmt: skip
     assert top1[2]["value"] == top1[3]["value"], "the slowest has one length, and is trained once"
     assert len(list((tmp_path / "runs").glob("*/seed0/result.json"))) == 3

@@ -82,6 +82,9 @@ class Budget:
             raise ValueError(f"the budget is {text!r}; give a time such as 90s, 10min or 2h, or a number of epochs.")
         return cls(value * factors[unit], "seconds") if unit in factors else cls(value, "epochs")
 
+    def __str__(self) -> str:
+        return f"{self.value:g} {'s' if self.unit == 'seconds' else 'epochs'}"
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -118,6 +121,11 @@ class Comparison:
     def rates(self, contender: Contender) -> tuple[float, ...]:
         """The learning rates that a contender tries."""
         return tuple(float(f"{lr * FINE_TUNING:g}") if contender.init else lr for lr in self.lrs)
+
+    @property
+    def data(self) -> str:
+        """What rows call the data: rows of two budgets are not of one comparison."""
+        return f"{self.base.data.source} ({self.budget})"
 
     @property
     def turn_s(self) -> float:
@@ -192,7 +200,7 @@ def compare(
 def _contender_rows(asked: Comparison, contender: Contender, plan: dict[str, Any], work: Work) -> list[Row]:
     """All rows of one contender, once it is trained; of one that fails the row that says why."""
     where = origin_of(plan["environment"], work.runtime.device, work.command)
-    about: dict[str, Any] = {"study": NAME, "model": contender.name, "data": asked.base.data.source}
+    about: dict[str, Any] = {"study": NAME, "model": contender.name, "data": asked.data}
     cost, steps = plan["costs"][contender.name], plan["steps"].get(contender.name)
     if steps is None:
         return [make_row(where, metric="top1", value=None, unit="share", n=0, note=cost["error"], **about)]
@@ -393,7 +401,6 @@ def _final_rows(
     work: Work,
 ) -> Iterator[Row]:
     """The rows of all trainings; one that has the same length in both settings is in both."""
-    source = asked.base.data.source
     for seed in asked.seeds:
         for length in dict.fromkeys(steps.values()):
             recipe = changed(
@@ -404,7 +411,7 @@ def _final_rows(
                 data={"train_on_val": True},
                 seed=seed,
             )
-            planned = Planned(contender.name, f"{source}, {length} steps", recipe)
+            planned = Planned(contender.name, f"{asked.base.data.source}, {length} steps", recipe)
             work.console.say(f"compare, {contender.name}: seed {seed}, {length} steps")
             rows = rows_of(NAME, planned, work)
             epochs = length * plan["batch_size"] / plan["num_images"]
@@ -417,7 +424,7 @@ def _final_rows(
                 rows.append(make_row(where, metric="epochs", value=epochs, unit="epochs", **about))
             for setting in SETTINGS:
                 if steps[setting] == length:
-                    yield from ({**row, "data": f"{source}, {setting}"} for row in rows)
+                    yield from ({**row, "data": f"{asked.data}, {setting}"} for row in rows)
 
 
 def _cost_rows(where: Origin, cost: dict[str, Any], batch: int, note: str, about: dict[str, Any]) -> Iterator[Row]:

@@ -10,6 +10,7 @@ from mixonomy.report.charts import NEUTRAL, Chart, Line, chart_svg
 from mixonomy.report.study_page import Figure, Found, Table
 from mixonomy.rows import Row
 from mixonomy.studies.paired import Difference, paired, points
+from mixonomy.studies.sources import slug
 from mixonomy.studies.study import Values, failures, percent, values_of
 
 SECONDS, EPOCHS = "equal seconds", "equal epochs"
@@ -62,7 +63,7 @@ class Entry:
 
 def found_of(rows: Sequence[Row]) -> Found:
     """The page and the tables."""
-    sources = list(dict.fromkeys(row["data"].rsplit(", ", 1)[0] for row in rows))
+    sources = list(dict.fromkeys(_source_of(row) for row in rows))
     said: list[str] = []
     topics: list[str] = []
     figures: list[Figure] = []
@@ -92,6 +93,14 @@ def found_of(rows: Sequence[Row]) -> Found:
     title = f"Which model for {sources[0]}?" if len(sources) == 1 else "Which model?"
     facts = {"recommended": recommended}
     return Found(title, tuple(said), tuple(figures), tuple(tables), facts, tuple(topics))
+
+
+def _source_of(row: Row) -> str:
+    """The data of a row without the setting; the source may have a comma of its own."""
+    for setting in SETTINGS:
+        if row["data"].endswith(f", {setting}"):
+            return row["data"].removesuffix(f", {setting}")
+    return row["data"]
 
 
 def entries(rows: Sequence[Row], source: str, setting: str) -> list[Entry]:
@@ -397,7 +406,7 @@ def _figures(found: Sequence[Entry], source: str, setting: str) -> Iterator[Figu
     if len(on_front) == 1 < len(found):
         pareto = f"{on_front[0].model} is the best in both, so no line is drawn"
     caption = f"{title}. Better is {better}; bars are the standard deviation over seeds, {pareto}."
-    yield Figure(f"compare-{source.replace('/', '-')}-{setting.replace(' ', '-')}", svg, caption)
+    yield Figure(f"compare-{slug(source)}-{slug(setting)}", svg, caption)
 
 
 def _less(winner: Entry, entry: Entry) -> Difference:

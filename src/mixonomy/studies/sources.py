@@ -27,7 +27,7 @@ def read_by_source(
         "; ".join(dict.fromkeys(each.title for each in found.values())),
         tuple(text for each in found.values() for text in each.summary),
         tuple(
-            replace(figure, name=f"{figure.name}-{_slug(source)}", caption=f"{source}: {figure.caption}")
+            replace(figure, name=f"{figure.name}-{slug(source)}", caption=f"{source}: {figure.caption}")
             for source, each in found.items()
             for figure in each.figures
         ),
@@ -39,5 +39,6 @@ def read_by_source(
     )
 
 
-def _slug(source: str) -> str:
-    return re.sub(r"[^\w.=+-]+", "-", source)
+def slug(source: str) -> str:
+    """The same for the name of a file."""
+    return re.sub(r"[^\w.=+-]+", "-", source).strip("-")
