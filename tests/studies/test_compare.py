@@ -20,7 +20,7 @@ from mixonomy.studies.contenders import contender
 from mixonomy.studies.pace import step_seconds
 from mixonomy.studies.study import Work
 from mixonomy.train_state import TrainState
-from mixonomy.training import Diverged
+from mixonomy.training import Diverged, train
 
 HERE = Origin("a CPU, 2 of 2 cores, torch 2", None, "mixonomy study compare", "2026-01-01")
 
@@ -267,7 +267,7 @@ def test_rates_beyond_the_best_are_tried_while_it_is_at_the_edge(asked, tmp_path
         return {"val_top1": 1 - abs(math.log10(recipe.optim.lr / best)) / 10, "seconds": 1.0}
 
     monkeypatch.setattr(comparing, "train", train)
-    plan = {"steps": {"mixer-small": {SECONDS: 40, EPOCHS: 10}}}
+    plan = {"trial_steps": {"mixer-small": 10}}
     work = Work(tmp_path, Runtime(), Console(quiet=True), "")
     monkeypatch.setattr(work, "data_of", lambda recipe: None)
     chosen = comparing._chosen(asked, asked.contenders[0], plan, work)
@@ -276,6 +276,24 @@ def test_rates_beyond_the_best_are_tried_while_it_is_at_the_edge(asked, tmp_path
     rates.clear()
     comparing._chosen(replace(asked, is_fixed=True), asked.contenders[0], plan, work)
     assert tuple(rates) == (0.001, 0.003, 0.01), "those of the user and no others"
+
+
+def test_lengths_follow_from_the_speed_of_the_trials_once(asked, tmp_path):
+    work = Work(tmp_path, Runtime(), Console(quiet=True), "")
+    plan = {"trial_steps": {"fast": 5, "slow": 5, "diverged": 5}, "num_images": 320, "batch_size": 32}
+    chosen = {
+        "fast": comparing._Chosen(0.1, 0.0, 0.001, ""),
+        "slow": comparing._Chosen(0.1, 0.0, 0.004, ""),
+        "diverged": comparing._Chosen(None, 0.0, None, "it diverged"),
+    }
+    found = comparing._with_lengths(asked, plan, chosen, work)
+    assert found["steps"] == {"fast": {SECONDS: 200, EPOCHS: 50}, "slow": {SECONDS: 50, EPOCHS: 50}}
+    assert found[TARGET] == 0.2 and json.loads((tmp_path / "plan.json").read_text()) == found
+    chosen["fast"] = comparing._Chosen(0.1, 0.0, 0.002, "")
+    assert comparing._with_lengths(asked, found, chosen, work) == found, "seeds may be added later"
+    in_epochs = replace(asked, budget=comparing.Budget(3.0, "epochs"))
+    found = comparing._with_lengths(in_epochs, plan, chosen, work)
+    assert found["steps"]["slow"] == {SECONDS: 15, EPOCHS: 30} and found[TARGET] == pytest.approx(0.06)
 
 
 @pytest.mark.parametrize(("seeds", "lrs", "what"), [((0, 1, 0), (0.1,), "seed 0"), ((0,), (0.1, 0.1), "rate 0.1")])
@@ -312,12 +330,12 @@ def test_seconds_of_a_learning_rate_that_diverges_are_counted_and_it_is_named(as
         return {"val_top1": 0.5 + recipe.optim.lr, "seconds": 1.0}
 
     monkeypatch.setattr(comparing, "train", train)
-    plan = {"steps": {"mixer-small": {SECONDS: 40, EPOCHS: 10}}}
+    plan = {"trial_steps": {"mixer-small": 10}}
     work = Work(tmp_path, Runtime(), Console(quiet=True), "")
     monkeypatch.setattr(work, "data_of", lambda recipe: None)
     for _ in range(2):  # the second time from failed.json
         chosen = comparing._chosen(asked, asked.contenders[0], plan, work)
-        assert (chosen.lr, chosen.seconds) == (0.003, 4.0)
+        assert (chosen.lr, chosen.seconds, chosen.step_s) == (0.003, 4.0, 0.1)
         assert chosen.note == "validation top-1 after 10 steps: 0.001: 50.10 %, 0.003: 50.30 %, 0.01: diverged"
 
 
@@ -340,7 +358,7 @@ def test_costs_are_kept_as_they_are_measured_but_not_why_a_model_did_not_run(ask
         comparing._plan(three, work)
     assert measured == ["mixer", "mixer", "vit", "convmixer"]
     plan = comparing._plan(three, work)
-    assert measured[4:] == ["vit", "vit", "convmixer", "convmixer"] and set(plan["steps"]) == set(plan["costs"])
+    assert measured[4:] == ["vit", "vit", "convmixer", "convmixer"] and set(plan["trial_steps"]) == set(plan["costs"])
 
 
 @pytest.mark.parametrize(("options", "what"), [({"lrs": (0.0,)}, "lr"), ({"seeds": (-1,)}, "seed")])
@@ -353,7 +371,7 @@ def test_a_wrong_rate_or_seed_is_said_before_anything_is_measured(asked, tmp_pat
 def test_rows_name_the_device_that_auto_stands_for(asked, tmp_path, monkeypatch):
     here = environment()
     here["machine"]["gpu"] = "a large GPU"
-    plan = {"environment": here, "steps": {}, "costs": {"mixer-small": {"error": "no memory"}}}
+    plan = {"environment": here, "trial_steps": {}, "costs": {"mixer-small": {"error": "no memory"}}}
     monkeypatch.setattr(comparing, "_plan", lambda *others: plan)
     monkeypatch.setattr("mixonomy.devices.resolve_device", lambda name: torch.device("cuda"))
     (row,) = comparing.compare(asked, tmp_path)
@@ -365,7 +383,7 @@ def test_lengths_measured_on_another_machine_are_refused(asked, tmp_path, monkey
     monkeypatch.setattr(comparing, "step_seconds", lambda *others, **options: 0.1)
     work = Work(tmp_path, Runtime(device="cpu"), Console(quiet=True), "")
     plan = comparing._plan(asked, work)
-    assert comparing._plan(asked, work) == plan and plan[TARGET] == 0.2
+    assert comparing._plan(asked, work) == plan
     monkeypatch.setattr(comparing, "machine", lambda *others: "another")
     with pytest.raises(ValueError, match="speeds of another machine; give another --out, or the same .* cores, torch"):
         comparing._plan(asked, work)
@@ -380,11 +398,18 @@ def fixed_step(recipe, *others, **options):
     return 0.2 if recipe.model.name == "vit" else 0.1
 
 
+def timed_train(recipe, folder, **options):
+    """Trains for real, and says seconds that follow from `fixed_step`."""
+    result = train(recipe, folder, **options)
+    return {**result, "seconds": result["steps"] * fixed_step(recipe)}
+
+
 @pytest.mark.slow
 def test_command_compares_goes_on_and_reads_its_rows_again(tmp_path, monkeypatch, capsys):
     measured = []
     monkeypatch.setattr(comparing, "in_a_process", lambda *all: (measured.append(all), fixed_cost(*all))[1])
     monkeypatch.setattr(comparing, "step_seconds", fixed_step)
+    monkeypatch.setattr(comparing, "train", timed_train)
     command = ["study", "compare", "--models", "mixer-small", "vit-small", "--budget", "1s", "--lr", "0.001", "0.003"]
     command += ["--out", str(tmp_path), "--json"]
     assert main([*command, "--seeds", "0"]) == 0

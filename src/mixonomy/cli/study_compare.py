@@ -33,8 +33,7 @@ class StudyCompare(StudyOptions):
     init: Literal["fresh", "pretrained"] = "fresh"
     """pretrained: names of models stand for their published weights, which are downloaded."""
     lr: tuple[float, ...] = ()
-    """Learning rates that every model tries; if not given 0.0003 0.001 0.003 0.01, and up to two beyond where the best
-    is the largest or the smallest. A tenth of them for weights."""
+    """Learning rates to try; if not given 0.0003 0.001 0.003 0.01 and up to two beyond. For weights a tenth of them."""
     image_size: int | None = None
     """Pixels a side; that of the recipe for the data if not given."""
     batch_size: int | None = None

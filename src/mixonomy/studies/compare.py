@@ -1,9 +1,10 @@
 """Which architecture is worth its cost on given data: accuracy at equal seconds and at equal epochs, and what it takes.
 
 Every model gets the same recipe but for its learning rate, which is chosen on validation images from the same values,
-and by the same rule from some beyond, by trainings of a quarter of its longer length below; their cost is counted. Then
-it is trained twice with each seed, on all but the test images: for as long as all others, and for as many epochs. A
-schedule belongs to a length, so these are different trainings, but where a model has the same length in both.
+and by the same rule from some beyond, by trainings of about a quarter of its longer length below. Their cost is
+counted, and their speed decides how many steps fill the seconds. Then it is trained twice with each seed, on all but
+the test images: for as long as all others, and for as many epochs. A schedule belongs to a length, so these are
+different trainings, but where a model has the same length in both.
 Source: MLP-Mixer paper, figure 3 and tables 2 and 3 (accuracy, cost and throughput beside one another).
 """
 
@@ -37,7 +38,7 @@ from mixonomy.training import Diverged, train
 NAME = "compare"
 LRS = (3e-4, 1e-3, 3e-3, 1e-2)  # AdamW, fresh weights; short trainings of small models want the larger ones
 FINE_TUNING = 0.1  # of them where weights are pre-trained; source: none
-TRIAL = 0.25  # of the longer training
+TRIAL = 0.25  # of the longer training, by the speeds measured before
 SAME = 0.05  # two lengths that differ by less are one
 LR = "optim.lr"
 STEP = math.sqrt(10)  # between learning rates
@@ -144,6 +145,23 @@ class Comparison:
         }
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """What the trials of the learning rate came to.
+
+    Args:
+      lr: that scores best on validation images; None if every one failed.
+      seconds: of training, those until a trial diverged included.
+      step_s: of a step, the median of the trials that came to their end; None if none did.
+      note: how each did.
+    """
+
+    lr: float | None
+    seconds: float
+    step_s: float | None
+    note: str
+
+
 def base_recipe(
     source: str, data_root: str | None, *, image_size: int | None = None, batch_size: int | None = None
 ) -> Recipe:
@@ -174,10 +192,10 @@ def compare(
 ) -> list[Row]:
     """Measures costs, chooses learning rates, trains, and writes OUT/rows.jsonl and OUT/compare.html.
 
-    The lengths that follow from the measured speeds are kept in OUT/plan.json, so that the same command goes on; what
-    a training then takes is in its rows, and the page says where that is another time than was planned. A model that
-    fails has rows that say why, and the others go on. Rows and page of a comparison that is interrupted are
-    of the models that were finished.
+    The lengths that follow from the speeds of the trials are kept in OUT/plan.json, so that the same command goes on;
+    what a training then takes is in its rows, and the page says where that is another time than was planned. A model
+    that fails has rows that say why, and the others go on. Rows and page of a comparison that is interrupted are of
+    the models that were finished.
 
     Raises:
       ValueError: if OUT holds another comparison or one of another machine, or the data is not there.
@@ -191,28 +209,32 @@ def compare(
 
     def all_rows() -> Iterator[list[Row]]:
         plan = _plan(asked, work)
+        running = [contender for contender in asked.contenders if contender.name in plan["trial_steps"]]
+        chosen = {contender.name: _chosen(asked, contender, plan, work) for contender in running}
+        plan = _with_lengths(asked, plan, chosen, work)
         for contender in asked.contenders:
-            yield _contender_rows(asked, contender, plan, work)
+            yield _contender_rows(asked, contender, plan, chosen.get(contender.name), work)
 
     return collected(STUDY, out, all_rows())
 
 
-def _contender_rows(asked: Comparison, contender: Contender, plan: dict[str, Any], work: Work) -> list[Row]:
+def _contender_rows(
+    asked: Comparison, contender: Contender, plan: dict[str, Any], chosen: _Chosen | None, work: Work
+) -> list[Row]:
     """All rows of one contender, once it is trained; of one that fails the row that says why."""
     where = origin_of(plan["environment"], work.runtime.device, work.command)
     about: dict[str, Any] = {"study": NAME, "model": contender.name, "data": asked.data}
-    cost, steps = plan["costs"][contender.name], plan["steps"].get(contender.name)
-    if steps is None:
+    cost = plan["costs"][contender.name]
+    if chosen is None:
         return [make_row(where, metric="top1", value=None, unit="share", n=0, note=cost["error"], **about)]
     rows = [*_cost_rows(where, cost, plan["batch_size"], contender.note, about)]
-    at_equal_seconds = {**about, "data": f"{about['data']}, {SECONDS}"}
-    rows.append(make_row(where, metric=TARGET, value=plan[TARGET], unit="s", **at_equal_seconds))
-    chosen = _chosen(asked, contender, plan, work)
     took = make_row(where, metric="sweep_seconds", value=chosen.seconds, unit="s", **about)
     if (lr := chosen.lr) is None:
         return [*rows, took, make_row(where, metric="top1", value=None, unit="share", n=0, note=chosen.note, **about)]
     rows += [make_row(where, metric="lr", value=lr, unit="", note=chosen.note, **about), took]
-    return [*rows, *_final_rows(asked, contender, lr, steps, plan, work)]
+    at_equal_seconds = {**about, "data": f"{about['data']}, {SECONDS}"}
+    rows.append(make_row(where, metric=TARGET, value=plan[TARGET], unit="s", **at_equal_seconds))
+    return [*rows, *_final_rows(asked, contender, lr, plan, work)]
 
 
 STUDY = Study(NAME, (), found_of)
@@ -220,7 +242,7 @@ STUDY = Study(NAME, (), found_of)
 
 
 def _plan(asked: Comparison, work: Work) -> dict[str, Any]:
-    """Costs of all contenders and the steps of their trainings, measured once."""
+    """Costs of all contenders and the steps of their trials, measured once; later those of their trainings, too."""
     out, runtime, console = work.out, work.runtime, work.console
     path, here = out / "plan.json", environment()
     costs, seconds = dict[str, dict[str, Any]](), dict[str, float]()
@@ -232,7 +254,7 @@ def _plan(asked: Comparison, work: Work) -> dict[str, Any]:
                 f"{out} holds another comparison, or speeds of another machine; give another --out, or the same "
                 f"models, data, budget and device on {plan['asked'].get('machine', 'that machine')}."
             )
-        if "steps" in plan:
+        if "trial_steps" in plan:
             return plan
         costs, seconds = plan["costs"], plan["step_seconds"]
     out.mkdir(parents=True, exist_ok=True)
@@ -258,24 +280,42 @@ def _plan(asked: Comparison, work: Work) -> dict[str, Any]:
         write_json(path, {"asked": measured_for, "costs": ran, "step_seconds": seconds})
     if not seconds:
         raise ValueError(f"none of the models runs here; the first said: {next(iter(costs.values()))['error']}")
-    steps_per_epoch = num_images / asked.base.batch_size
-    steps = lengths(asked.budget, seconds, steps_per_epoch)
+    steps = lengths(asked.budget, seconds, num_images / asked.base.batch_size)
+    trial_steps = {name: max(round(TRIAL * max(each.values())), 1) for name, each in steps.items()}
     plan = {
         "asked": measured_for,
         "costs": costs,
         "step_seconds": seconds,
-        "steps": steps,
-        TARGET: target_seconds(asked.budget, seconds, steps_per_epoch),
+        "trial_steps": trial_steps,
         "batch_size": asked.base.batch_size,
         "num_images": num_images,
         "environment": here,
     }
     write_json(path, plan)
     whole = sum(
-        seconds[name] * (sum(set(each.values())) * len(asked.seeds) + _trial_steps(each) * len(asked.lrs))
+        seconds[name] * (sum(set(each.values())) * len(asked.seeds) + trial_steps[name] * len(asked.lrs))
         for name, each in steps.items()
     )
     console.say(f"compare: about {whole / 60:,.0f} minutes of training in all on this machine")
+    return plan
+
+
+def _with_lengths(asked: Comparison, plan: dict[str, Any], chosen: Mapping[str, _Chosen], work: Work) -> dict[str, Any]:
+    """The plan with the steps of all trainings, by the speed of their trials: these take longer than a timing.
+
+    A model whose every trial failed is not trained, so its speed decides nothing.
+    """
+    seconds = {name: each.step_s for name, each in chosen.items() if each.step_s is not None}
+    if "steps" in plan or not seconds:
+        return plan
+    steps_per_epoch = plan["num_images"] / plan["batch_size"]
+    plan = {
+        **plan,
+        "trial_step_seconds": seconds,
+        "steps": lengths(asked.budget, seconds, steps_per_epoch),
+        TARGET: target_seconds(asked.budget, seconds, steps_per_epoch),
+    }
+    write_json(work.out / "plan.json", plan)
     return plan
 
 
@@ -286,7 +326,7 @@ def lengths(budget: Budget, step_s: Mapping[str, float], steps_per_epoch: float)
     budget of epochs is what each training has: the seconds are then those of the fastest model.
 
     Args:
-      step_s: seconds of a training step, see `step_seconds`; that of the training itself may be another.
+      step_s: seconds of a training step; that of the training itself may be another.
     """
     target = target_seconds(budget, step_s, steps_per_epoch)
     by_time = {name: target / each for name, each in step_s.items()}
@@ -313,31 +353,12 @@ def _case(asked: Comparison, contender: Contender, num_classes: int, channels: i
     return Case({**model, "in_channels": channels}, size, asked.base.batch_size, num_classes, turn_s=asked.turn_s)
 
 
-def _trial_steps(steps: Mapping[str, int]) -> int:
-    return max(round(TRIAL * max(steps.values())), 1)
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """What the trials of the learning rate came to.
-
-    Args:
-      lr: that scores best on validation images; None if every one failed.
-      seconds: of training, those until a trial diverged included.
-      note: how each did.
-    """
-
-    lr: float | None
-    seconds: float
-    note: str
-
-
 def _chosen(asked: Comparison, contender: Contender, plan: dict[str, Any], work: Work) -> _Chosen:
     """Tries all learning rates on validation images, and others beyond while the best is the largest or the smallest.
 
     Rates that the user gave are all that is tried.
     """
-    steps = _trial_steps(plan["steps"][contender.name])
+    steps = plan["trial_steps"][contender.name]
     trials = [_trial(asked, contender, lr, steps, work) for lr in asked.rates(contender)]
     for _ in range(0 if asked.is_fixed else BEYOND):
         if not (lr := beyond(trials)):
@@ -347,14 +368,15 @@ def _chosen(asked: Comparison, contender: Contender, plan: dict[str, Any], work:
     try:
         best = best_of(trials)
     except Diverged:
-        return _Chosen(None, seconds, f"no learning rate trained to its end: {trials[0].error}")
+        return _Chosen(None, seconds, None, f"no learning rate trained to its end: {trials[0].error}")
     in_order = sorted(trials, key=lambda trial: trial.values[LR])
     said = ", ".join(
         f"{trial.values[LR]:g}: {'diverged' if trial.score is None else f'{100 * trial.score:.2f} %'}"
         for trial in in_order
     )
     edge = f"; {EDGE}" if edges(best, trials) else ""
-    return _Chosen(best.values[LR], seconds, f"validation top-1 after {steps} steps: {said}{edge}")
+    step_s = statistics.median(trial.seconds for trial in trials if trial.score is not None) / steps
+    return _Chosen(best.values[LR], seconds, step_s, f"validation top-1 after {steps} steps: {said}{edge}")
 
 
 def beyond(trials: Sequence[Trial]) -> float | None:
@@ -396,11 +418,11 @@ def _final_rows(
     asked: Comparison,
     contender: Contender,
     lr: float,
-    steps: Mapping[str, int],
     plan: dict[str, Any],
     work: Work,
 ) -> Iterator[Row]:
     """The rows of all trainings; one that has the same length in both settings is in both."""
+    steps = plan["steps"][contender.name]
     for seed in asked.seeds:
         for length in dict.fromkeys(steps.values()):
             recipe = changed(
