@@ -362,8 +362,8 @@ def _scores(found: Sequence[Entry], source: str, setting: str) -> Table:
     )
     note = (
         f"At {setting}. Seconds and {hours} are of one training without its evaluation; FLOPs are three times those of "
-        "the forward pass. The learning rate was chosen on validation images, by trainings of a quarter of the longer "
-        "of the two lengths. Intervals are over seeds, each for itself: of many models some differ clearly by chance."
+        "the forward pass. The learning rate was chosen on validation images, by trainings of about a quarter of the "
+        "longer length. Intervals are over seeds, each for itself: of many models some differ clearly by chance."
     )
     return Table(f"{source}: {setting}", head, lines, 1, note)
 
