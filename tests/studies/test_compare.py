@@ -291,6 +291,11 @@ def test_lengths_follow_from_the_speed_of_the_trials_once(asked, tmp_path):
     assert found[TARGET] == 0.2 and json.loads((tmp_path / "plan.json").read_text()) == found
     chosen["fast"] = comparing._Chosen(0.1, 0.0, 0.002, "")
     assert comparing._with_lengths(asked, found, chosen, work) == found, "seeds may be added later"
+    chosen["diverged"] = comparing._Chosen(0.1, 0.0, 0.008, "there was memory for it in a later command")
+    found = comparing._with_lengths(asked, found, chosen, work)
+    assert found["steps"]["fast"] == {SECONDS: 200, EPOCHS: 50} and found["steps"]["slow"] == {SECONDS: 50, EPOCHS: 50}
+    assert found["steps"]["diverged"] == {SECONDS: 25, EPOCHS: 50} and found[TARGET] == 0.2
+    del chosen["diverged"]
     in_epochs = replace(asked, budget=comparing.Budget(3.0, "epochs"))
     found = comparing._with_lengths(in_epochs, plan, chosen, work)
     assert found["steps"]["slow"] == {SECONDS: 15, EPOCHS: 30} and found[TARGET] == pytest.approx(0.06)
@@ -378,12 +383,29 @@ def test_rows_name_the_device_that_auto_stands_for(asked, tmp_path, monkeypatch)
     assert row["device"].startswith("a large GPU, torch")
 
 
+def test_a_model_whose_every_trial_diverges_has_a_row_that_says_why(asked, tmp_path, monkeypatch):
+    def train(recipe, folder, **options):
+        raise Diverged("the loss became nan at step 7", seconds=2.0)
+
+    monkeypatch.setattr(comparing, "in_a_process", fixed_cost)
+    monkeypatch.setattr(comparing, "step_seconds", lambda *others, **options: 0.1)
+    monkeypatch.setattr(comparing, "train", train)
+    rows = comparing.compare(asked, tmp_path, runtime=Runtime(device="cpu"))
+    assert {row["metric"]: row["value"] for row in rows}["sweep_seconds"] == 6.0
+    (failed,) = [row for row in rows if row["metric"] == "top1"]
+    assert failed["value"] is None and failed["note"].endswith("the loss became nan at step 7")
+
+
 def test_lengths_measured_on_another_machine_are_refused(asked, tmp_path, monkeypatch):
     monkeypatch.setattr(comparing, "in_a_process", fixed_cost)
     monkeypatch.setattr(comparing, "step_seconds", lambda *others, **options: 0.1)
     work = Work(tmp_path, Runtime(device="cpu"), Console(quiet=True), "")
     plan = comparing._plan(asked, work)
+    monkeypatch.setattr(comparing, "step_seconds", lambda *others, **options: pytest.fail("it is timed again"))
     assert comparing._plan(asked, work) == plan
+    chosen = {"mixer-small": comparing._Chosen(0.1, 0.0, 0.01, "")}
+    whole = comparing._with_lengths(asked, plan, chosen, work)
+    assert comparing._plan(asked, work) == whole and whole["steps"]["mixer-small"][SECONDS] == 20
     monkeypatch.setattr(comparing, "machine", lambda *others: "another")
     with pytest.raises(ValueError, match="speeds of another machine; give another --out, or the same .* cores, torch"):
         comparing._plan(asked, work)
@@ -399,9 +421,9 @@ def fixed_step(recipe, *others, **options):
 
 
 def timed_train(recipe, folder, **options):
-    """Trains for real, and says seconds that follow from `fixed_step`."""
+    """Trains for real, and says that a step took twice as long as in the timing."""
     result = train(recipe, folder, **options)
-    return {**result, "seconds": result["steps"] * fixed_step(recipe)}
+    return {**result, "seconds": result["steps"] * 2 * fixed_step(recipe)}
 
 
 @pytest.mark.slow
@@ -410,14 +432,14 @@ def test_command_compares_goes_on_and_reads_its_rows_again(tmp_path, monkeypatch
     monkeypatch.setattr(comparing, "in_a_process", lambda *all: (measured.append(all), fixed_cost(*all))[1])
     monkeypatch.setattr(comparing, "step_seconds", fixed_step)
     monkeypatch.setattr(comparing, "train", timed_train)
-    command = ["study", "compare", "--models", "mixer-small", "vit-small", "--budget", "1s", "--lr", "0.001", "0.003"]
+    command = ["study", "compare", "--models", "mixer-small", "vit-small", "--budget", "2s", "--lr", "0.001", "0.003"]
     command += ["--out", str(tmp_path), "--json"]
     assert main([*command, "--seeds", "0"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     top1 = [row for row in found["rows"] if row["metric"] == "top1"]
     assert [(row["model"], row["data"]) for row in top1] == [
-        ("mixer-small", f"digits (1 s), {SECONDS}"), ("mixer-small", f"digits (1 s), {EPOCHS}"),
-        ("vit-small", f"digits (1 s), {SECONDS}"), ("vit-small", f"digits (1 s), {EPOCHS}"),
+        ("mixer-small", f"digits (2 s), {SECONDS}"), ("mixer-small", f"digits (2 s), {EPOCHS}"),
+        ("vit-small", f"digits (2 s), {SECONDS}"), ("vit-small", f"digits (2 s), {EPOCHS}"),
     ]  # fmt: skip
     assert top1[2]["value"] == top1[3]["value"], "the slowest has one length, and is trained once"
     assert len(list((tmp_path / "runs").glob("*/seed0/result.json"))) == 3
@@ -431,7 +453,7 @@ def test_command_compares_goes_on_and_reads_its_rows_again(tmp_path, monkeypatch
     again = ["study", "compare", "--rows", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "again")]
     assert main(again) == 0 and (tmp_path / "again/compare.html").read_bytes() == page
     assert read(tmp_path / "again/rows.jsonl") == found["rows"]
-    assert main([*command, "--budget", "2s", "--seeds", "0"]) == 1
+    assert main([*command, "--budget", "3s", "--seeds", "0"]) == 1
     assert "holds another comparison" in capsys.readouterr().err
 
 

@@ -242,7 +242,7 @@ STUDY = Study(NAME, (), found_of)
 
 
 def _plan(asked: Comparison, work: Work) -> dict[str, Any]:
-    """Costs of all contenders and the steps of their trials, measured once; later those of their trainings, too."""
+    """Costs of all contenders and the steps of their trials, measured once; those of trainings if they are known."""
     out, runtime, console = work.out, work.runtime, work.console
     path, here = out / "plan.json", environment()
     costs, seconds = dict[str, dict[str, Any]](), dict[str, float]()
@@ -301,19 +301,26 @@ def _plan(asked: Comparison, work: Work) -> dict[str, Any]:
 
 
 def _with_lengths(asked: Comparison, plan: dict[str, Any], chosen: Mapping[str, _Chosen], work: Work) -> dict[str, Any]:
-    """The plan with the steps of all trainings, by the speed of their trials: these take longer than a timing.
+    """The plan with the steps of all trainings, by the speed of their trials, which a short disturbance moves little.
 
-    A model whose every trial failed is not trained, so its speed decides nothing.
+    A model whose every trial failed is not trained, so its speed decides nothing. Where one ran in a later command,
+    for failures for want of memory are not kept, its lengths follow from what was planned for the others.
     """
-    seconds = {name: each.step_s for name, each in chosen.items() if each.step_s is not None}
-    if "steps" in plan or not seconds:
+    planned = plan.get("steps", {})
+    seconds = {name: each.step_s for name, each in chosen.items() if each.step_s is not None and name not in planned}
+    if not seconds:
         return plan
-    steps_per_epoch = plan["num_images"] / plan["batch_size"]
+    if planned:
+        by_epochs = next(iter(planned.values()))[EPOCHS]
+        steps = {name: _lengths_of(plan[TARGET] / each, by_epochs) for name, each in seconds.items()}
+    else:
+        steps_per_epoch = plan["num_images"] / plan["batch_size"]
+        plan = {**plan, TARGET: target_seconds(asked.budget, seconds, steps_per_epoch)}
+        steps = lengths(asked.budget, seconds, steps_per_epoch)
     plan = {
         **plan,
-        "trial_step_seconds": seconds,
-        "steps": lengths(asked.budget, seconds, steps_per_epoch),
-        TARGET: target_seconds(asked.budget, seconds, steps_per_epoch),
+        "trial_step_seconds": plan.get("trial_step_seconds", {}) | seconds,
+        "steps": planned | steps,
     }
     write_json(work.out / "plan.json", plan)
     return plan
@@ -326,16 +333,18 @@ def lengths(budget: Budget, step_s: Mapping[str, float], steps_per_epoch: float)
     budget of epochs is what each training has: the seconds are then those of the fastest model.
 
     Args:
-      step_s: seconds of a training step; that of the training itself may be another.
+      step_s: seconds of a step: timed, for the lengths of trials; of the trials, for those of trainings.
     """
     target = target_seconds(budget, step_s, steps_per_epoch)
     by_time = {name: target / each for name, each in step_s.items()}
     by_epochs = min(by_time.values()) if budget.unit == "seconds" else budget.value * steps_per_epoch
-    found = {}
-    for name, steps in by_time.items():
-        is_same = abs(steps - by_epochs) <= SAME * by_epochs
-        found[name] = {SECONDS: max(round(by_epochs if is_same else steps), 1), EPOCHS: max(round(by_epochs), 1)}
-    return found
+    return {name: _lengths_of(steps, by_epochs) for name, steps in by_time.items()}
+
+
+def _lengths_of(by_time: float, by_epochs: float) -> dict[str, int]:
+    """Whole steps of one model."""
+    is_same = abs(by_time - by_epochs) <= SAME * by_epochs
+    return {SECONDS: max(round(by_epochs if is_same else by_time), 1), EPOCHS: max(round(by_epochs), 1)}
 
 
 def target_seconds(budget: Budget, step_s: Mapping[str, float], steps_per_epoch: float) -> float:
