@@ -33,7 +33,7 @@ class StudyCompare(StudyOptions):
     init: Literal["fresh", "pretrained"] = "fresh"
     """pretrained: names of models stand for their published weights, which are downloaded."""
     lr: tuple[float, ...] = ()
-    """To try; if not given 0.0003 0.001 0.003 0.01, and up to two beyond an edge that is best; a tenth for weights."""
+    """Learning rates to try, a tenth for weights; if not given 0.0003 0.001 0.003 0.01, and two beyond at most."""
     image_size: int | None = None
     """Pixels a side; that of the recipe for the data if not given."""
     batch_size: int | None = None

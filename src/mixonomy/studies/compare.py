@@ -317,11 +317,7 @@ def _with_lengths(asked: Comparison, plan: dict[str, Any], chosen: Mapping[str, 
         steps_per_epoch = plan["num_images"] / plan["batch_size"]
         plan = {**plan, TARGET: target_seconds(asked.budget, seconds, steps_per_epoch)}
         steps = lengths(asked.budget, seconds, steps_per_epoch)
-    plan = {
-        **plan,
-        "trial_step_seconds": plan.get("trial_step_seconds", {}) | seconds,
-        "steps": planned | steps,
-    }
+    plan = {**plan, "steps": planned | steps}
     write_json(work.out / "plan.json", plan)
     return plan
 
